@@ -1,0 +1,5 @@
+"""``python -m dicom_node`` is ``m3lung``."""
+
+from dicom_node.cli import main
+
+main()

@@ -1,0 +1,108 @@
+"""The ledger: the one truth about every series, analysis and delivery.
+
+Rows change state by the tables in :mod:`~dicom_node.ledger.states` only. The broker carries ids
+of these rows and may be lost at any time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+from dicom_node.errors import LedgerError
+from dicom_node.ledger.analyses import Analyses, AnalysisClaim, NewObject
+from dicom_node.ledger.database import Database
+from dicom_node.ledger.intake import Arrival, Intake
+from dicom_node.ledger.revisions import (
+    CompletedRevision,
+    OpenRevision,
+    Revisions,
+    instance_set_digest,
+)
+from dicom_node.ledger.shipments import Candidate, PendingDelivery, ShipmentClaim, Shipments
+from dicom_node.ledger.worklist import Worklist
+from dicom_node.settings import SupersedePolicy
+
+__all__ = [
+    "Analyses",
+    "AnalysisClaim",
+    "Arrival",
+    "Candidate",
+    "CompletedRevision",
+    "Database",
+    "Intake",
+    "Ledger",
+    "NewObject",
+    "OpenRevision",
+    "PendingDelivery",
+    "Revisions",
+    "ShipmentClaim",
+    "Shipments",
+    "Worklist",
+    "instance_set_digest",
+    "open_ledger",
+]
+
+
+class Ledger:
+    """The ledger's rooms, one per actor.
+
+    Attributes
+    ----------
+    intake : Intake
+        For the listener.
+    revisions : Revisions
+        For the reconciler: completion and selection.
+    analyses : Analyses
+        For the analysis workers.
+    shipments : Shipments
+        For the delivery workers.
+    worklist : Worklist
+        For people: status, retry, purge.
+    """
+
+    def __init__(self, database: Database, supersede: SupersedePolicy) -> None:
+        self.database = database
+        self.intake = Intake(database, supersede)
+        self.revisions = Revisions(database)
+        self.analyses = Analyses(database)
+        self.shipments = Shipments(database)
+        self.worklist = Worklist(database)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.database.close()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_ledger(
+    url: str,
+    *,
+    supersede: SupersedePolicy = SupersedePolicy.ALWAYS,
+    clock: Callable[[], float] = time.time,
+) -> Ledger:
+    """Open the ledger at `url` and bring its schema up to date.
+
+    Raises
+    ------
+    LedgerError
+        The database cannot be reached, or was written by a newer version.
+    """
+    database = Database(url, clock)
+    try:
+        database.migrate()
+    except LedgerError:
+        database.close()
+        raise
+    return Ledger(database, supersede)

@@ -1,0 +1,408 @@
+"""What an analysis worker reads and writes: claim, progress, outcome.
+
+A claim is a lease with a fencing token. Every later write of the claim is conditional on the
+token, so a worker that slept past its lease can do no harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from dicom_node.domain import ObjectKind
+from dicom_node.errors import LeaseLost
+from dicom_node.ledger import tables as t
+from dicom_node.ledger.database import Database, inserted_id, rows_changed
+from dicom_node.ledger.leases import owner_is_gone
+from dicom_node.ledger.states import (
+    ANALYSIS_TRANSITIONS,
+    AnalysisEvent,
+    AnalysisState,
+    DeliveryState,
+    step,
+)
+
+__all__ = ["Analyses", "AnalysisClaim", "NewObject"]
+
+
+@dataclass(frozen=True, slots=True)
+class AnalysisClaim:
+    """A leased analysis and all that is needed to do it.
+
+    Attributes
+    ----------
+    token : int
+        Fencing token of this lease.
+    instances : tuple of (sop_instance_uid, path)
+        The selected stack; paths are relative to the spool.
+    statements : tuple of str
+        What selection left out, in words.
+    predecessors : tuple of (sop_class_uid, sop_instance_uid, series_instance_uid)
+        Reports of an earlier revision that this reading supersedes.
+    """
+
+    analysis_id: int
+    token: int
+    attempt: int
+    series_id: int
+    revision_number: int
+    series_instance_uid: str
+    study_instance_uid: str
+    instance_set_digest: str
+    instance_count: int
+    expected_count: int | None
+    closing_reason: str
+    instances: tuple[tuple[str, str], ...]
+    statements: tuple[str, ...]
+    predecessors: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NewObject:
+    """A written result; `path` is relative to the results directory."""
+
+    kind: ObjectKind
+    slot: str
+    rank: int
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
+    path: str
+    sha256: str
+    size_bytes: int
+
+
+class Analyses:
+    """Leases and outcomes of analyses."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # -- for the reconciler -------------------------------------------------------------------
+
+    def due(self, renudge_after_s: float, limit: int = 1000) -> list[int]:
+        """Return and stamp the analyses to nudge: ready, and not nudged for `renudge_after_s`."""
+        now = self._database.now()
+        a = t.analyses.c
+        with self._database.write() as connection:
+            ids = list(
+                connection.scalars(
+                    sa.select(a.id)
+                    .where(
+                        a.state == AnalysisState.WAITING,
+                        a.ready_at <= now,
+                        sa.or_(a.nudged_at.is_(None), a.nudged_at <= now - renudge_after_s),
+                    )
+                    .order_by(a.id)
+                    .limit(limit)
+                )
+            )
+            if ids:
+                connection.execute(t.analyses.update().where(a.id.in_(ids)).values(nudged_at=now))
+            return ids
+
+    def return_expired(self, max_attempts: int) -> list[int]:
+        """Take back the leases of dead or silent workers; quarantine what killed too many."""
+        now = self._database.now()
+        a = t.analyses.c
+        with self._database.read() as connection:
+            running = connection.execute(
+                sa.select(a.id, a.lease_token, a.lease_owner, a.lease_expires_at, a.attempts).where(
+                    a.state == AnalysisState.RUNNING
+                )
+            ).all()
+        lost = [
+            row for row in running if row.lease_expires_at <= now or owner_is_gone(row.lease_owner)
+        ]
+        returned = []
+        for row in lost:
+            exhausted = row.attempts >= max_attempts
+            event = AnalysisEvent.EXHAUSTED if exhausted else AnalysisEvent.LEASE_EXPIRED
+            reason = (
+                f"the analysis ended its worker {row.attempts} times and was set aside; "
+                "use 'm3lung retry' after the cause is found"
+            )
+            with self._database.write() as connection:
+                if self._leave_running(
+                    connection, row.id, row.lease_token, event, reason if exhausted else ""
+                ):
+                    returned.append(row.id)
+        return returned
+
+    # -- for the worker -----------------------------------------------------------------------
+
+    def claim(self, analysis_id: int, owner: str, lease_s: float) -> AnalysisClaim | None:
+        """Lease an analysis that waits; None if somebody else has it, or it is done."""
+        now = self._database.now()
+        state = step(ANALYSIS_TRANSITIONS, AnalysisState.WAITING, AnalysisEvent.CLAIM)
+        a = t.analyses.c
+        with self._database.write() as connection:
+            changed = rows_changed(
+                connection.execute(
+                    t.analyses.update()
+                    .where(a.id == analysis_id, a.state == AnalysisState.WAITING)
+                    .values(
+                        state=state,
+                        attempts=a.attempts + 1,
+                        lease_token=a.lease_token + 1,
+                        lease_owner=owner,
+                        lease_expires_at=now + lease_s,
+                        started_at=now,
+                        stage="claimed",
+                        done=0,
+                        total=0,
+                    )
+                )
+            )
+            return _read_claim(connection, analysis_id) if changed else None
+
+    def progress(
+        self, claim: AnalysisClaim, lease_s: float, stage: str, done: int, total: int
+    ) -> None:
+        """Renew the lease and show how far the analysis is.
+
+        Raises
+        ------
+        LeaseLost
+            The lease expired and was taken back, or late slices made the analysis moot.
+        """
+        with self._database.write() as connection:
+            self._update_running(
+                connection,
+                claim,
+                lease_expires_at=self._database.now() + lease_s,
+                stage=stage[:32],
+                done=done,
+                total=total,
+            )
+
+    def finish(
+        self,
+        claim: AnalysisClaim,
+        *,
+        result: Mapping[str, Any],
+        objects: Sequence[NewObject],
+        destinations: Mapping[str, Collection[ObjectKind]],
+    ) -> None:
+        """Record a reading, its objects and their deliveries in one transaction.
+
+        Parameters
+        ----------
+        destinations : mapping of name to object kinds
+            Who gets what.
+
+        Raises
+        ------
+        LeaseLost
+            Nothing is recorded.
+        """
+        now = self._database.now()
+        with self._database.write() as connection:
+            self._end(connection, claim, AnalysisEvent.FINISH, "", dict(result))
+            if objects:
+                connection.execute(
+                    t.objects.insert(),
+                    [
+                        {
+                            "analysis_id": claim.analysis_id,
+                            **{name: getattr(item, name) for name in NewObject.__slots__},
+                        }
+                        for item in objects
+                    ],
+                )
+            for destination, kinds in destinations.items():
+                slots = sorted({item.slot for item in objects if item.kind in kinds})
+                if slots:
+                    _open_shipment(connection, claim.analysis_id, destination, slots, now)
+
+    def set_aside(self, claim: AnalysisClaim, event: AnalysisEvent, reason: str) -> None:
+        """End an analysis without a reading: `event` is SKIP or REJECT.
+
+        Raises
+        ------
+        LeaseLost
+            Nothing is recorded.
+        """
+        with self._database.write() as connection:
+            self._end(connection, claim, event, reason, None)
+
+    def fail(self, claim: AnalysisClaim, reason: str, max_attempts: int, retry_in_s: float) -> None:
+        """Give an analysis back that may succeed another time, or quarantine it.
+
+        Raises
+        ------
+        LeaseLost
+            Nothing is recorded.
+        """
+        exhausted = claim.attempt >= max_attempts
+        event = AnalysisEvent.EXHAUSTED if exhausted else AnalysisEvent.FAIL
+        with self._database.write() as connection:
+            if not self._leave_running(
+                connection, claim.analysis_id, claim.token, event, reason, retry_in_s
+            ):
+                raise LeaseLost(f"analysis {claim.analysis_id} is no longer ours")
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _update_running(
+        self, connection: sa.Connection, claim: AnalysisClaim, **values: Any
+    ) -> None:
+        a = t.analyses.c
+        changed = rows_changed(
+            connection.execute(
+                t.analyses.update()
+                .where(
+                    a.id == claim.analysis_id,
+                    a.lease_token == claim.token,
+                    a.state == AnalysisState.RUNNING,
+                )
+                .values(**values)
+            )
+        )
+        if not changed:
+            raise LeaseLost(f"analysis {claim.analysis_id} is no longer ours")
+
+    def _end(
+        self,
+        connection: sa.Connection,
+        claim: AnalysisClaim,
+        event: AnalysisEvent,
+        reason: str,
+        result: dict[str, Any] | None,
+    ) -> None:
+        state = step(ANALYSIS_TRANSITIONS, AnalysisState.RUNNING, event)
+        self._update_running(
+            connection,
+            claim,
+            state=state,
+            reason=reason[:512],
+            result=result,
+            finished_at=self._database.now(),
+            lease_owner=None,
+            lease_expires_at=None,
+        )
+        self._database.event(
+            connection, f"analysis_{state}", claim.series_id, reason=reason, attempt=claim.attempt
+        )
+
+    def _leave_running(
+        self,
+        connection: sa.Connection,
+        analysis_id: int,
+        token: int,
+        event: AnalysisEvent,
+        reason: str,
+        retry_in_s: float = 0.0,
+    ) -> bool:
+        """Take one lease back; False if it changed hands meanwhile."""
+        now = self._database.now()
+        state = step(ANALYSIS_TRANSITIONS, AnalysisState.RUNNING, event)
+        a = t.analyses.c
+        changed = rows_changed(
+            connection.execute(
+                t.analyses.update()
+                .where(
+                    a.id == analysis_id,
+                    a.lease_token == token,
+                    a.state == AnalysisState.RUNNING,
+                )
+                .values(
+                    state=state,
+                    reason=reason[:512],
+                    lease_owner=None,
+                    lease_expires_at=None,
+                    nudged_at=None,
+                    ready_at=now + retry_in_s,
+                    finished_at=now if state == AnalysisState.QUARANTINED else None,
+                )
+            )
+        )
+        if changed:
+            series_id = connection.scalar(
+                sa.select(t.revisions.c.series_id)
+                .join(t.analyses, t.analyses.c.revision_id == t.revisions.c.id)
+                .where(a.id == analysis_id)
+            )
+            self._database.event(connection, f"analysis_{event}", series_id, reason=reason)
+        return bool(changed)
+
+
+def _read_claim(connection: sa.Connection, analysis_id: int) -> AnalysisClaim:
+    a, r, s, i = t.analyses.c, t.revisions.c, t.series.c, t.instances.c
+    row = (
+        connection.execute(
+            sa.select(t.analyses, t.revisions, t.series)
+            .join(t.revisions, r.id == a.revision_id)
+            .join(t.series, s.id == r.series_id)
+            .where(a.id == analysis_id)
+        )
+        .mappings()
+        .one()
+    )
+    selection: dict[str, list[str]] = row[r.selection] or {}
+    paths = {
+        instance.sop_instance_uid: instance.path
+        for instance in connection.execute(
+            sa.select(i.sop_instance_uid, i.path).where(i.series_id == row[r.series_id])
+        )
+    }
+    return AnalysisClaim(
+        analysis_id=analysis_id,
+        token=row[a.lease_token],
+        attempt=row[a.attempts],
+        series_id=row[r.series_id],
+        revision_number=row[r.number],
+        series_instance_uid=row[s.series_instance_uid],
+        study_instance_uid=row[s.study_instance_uid],
+        instance_set_digest=row[r.instance_set_digest],
+        instance_count=row[r.instance_count],
+        expected_count=row[r.expected_count],
+        closing_reason=row[r.closing_reason],
+        instances=tuple((uid, paths[uid]) for uid in selection.get("sop_instance_uids", [])),
+        statements=tuple(selection.get("statements", [])),
+        predecessors=_predecessors(connection, row[r.series_id], row[r.number]),
+    )
+
+
+def _predecessors(
+    connection: sa.Connection, series_id: int, number: int
+) -> tuple[tuple[str, str, str], ...]:
+    """Reports of the latest earlier revision that was read."""
+    a, r, o = t.analyses.c, t.revisions.c, t.objects.c
+    rows = connection.execute(
+        sa.select(r.number, o.sop_class_uid, o.sop_instance_uid, o.series_instance_uid)
+        .join(t.analyses, a.id == o.analysis_id)
+        .join(t.revisions, r.id == a.revision_id)
+        .where(r.series_id == series_id, r.number < number, o.kind == ObjectKind.REPORT)
+        .order_by(r.number.desc(), o.rank)
+    ).all()
+    return tuple(
+        (row.sop_class_uid, row.sop_instance_uid, row.series_instance_uid)
+        for row in rows
+        if row.number == rows[0].number
+    )
+
+
+def _open_shipment(
+    connection: sa.Connection, analysis_id: int, destination: str, slots: list[str], now: float
+) -> None:
+    result = connection.execute(
+        t.shipments.insert().values(
+            analysis_id=analysis_id,
+            destination=destination,
+            open=True,
+            ready_at=now,
+            created_at=now,
+        )
+    )
+    shipment_id = inserted_id(result)
+    connection.execute(
+        t.deliveries.insert(),
+        [
+            {"shipment_id": shipment_id, "slot": slot, "state": DeliveryState.WAITING}
+            for slot in slots
+        ],
+    )

@@ -1,0 +1,186 @@
+"""The database behind the ledger: SQLite in WAL mode, or PostgreSQL by URL.
+
+Writers take their lock at once (``BEGIN IMMEDIATE`` on SQLite), so that a transaction never
+fails half-way because another process wrote in between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import time
+from collections.abc import Callable, Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.exc import SQLAlchemyError
+
+from dicom_node.errors import LedgerError, SchemaMismatch
+from dicom_node.ledger import tables
+
+__all__ = ["Database", "inserted_id", "rows_changed"]
+
+_MIGRATION_LOCK = 0x6D336C75  # any constant: one advisory lock for "the schema of this ledger"
+
+
+class Database:
+    """An engine with the ledger's habits: one write transaction at a time, UTC seconds, JSON.
+
+    Parameters
+    ----------
+    url : str
+        SQLAlchemy URL.
+    clock : callable
+        Seconds since the epoch, UTC; tests put their own in.
+    """
+
+    def __init__(self, url: str, clock: Callable[[], float] = time.time) -> None:
+        self.url = sa.make_url(url)
+        self.clock = clock
+        try:
+            if self.is_sqlite:
+                self._sqlite_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                self.engine = sa.create_engine(self.url, connect_args={"timeout": 30.0})
+                sa.event.listen(self.engine, "connect", _prepare_sqlite)
+                sa.event.listen(self.engine, "begin", _begin_sqlite)
+            else:
+                self.engine = sa.create_engine(
+                    self.url, pool_pre_ping=True, connect_args={"connect_timeout": 10}
+                )
+        except (OSError, SQLAlchemyError) as error:
+            raise LedgerError(f"the ledger cannot be opened: {error}") from error
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether this is the one-machine default."""
+        return self.url.get_backend_name() == "sqlite"
+
+    @property
+    def _sqlite_file(self) -> Path:
+        return Path(self.url.database or "ledger.sqlite3")
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """One write transaction: durable at the end, rolled back on an exception."""
+        with self.engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """One consistent view, without the writers' lock."""
+        with (
+            self.engine.connect().execution_options(ledger_read=True) as connection,
+            connection.begin(),
+        ):
+            yield connection
+
+    def now(self) -> float:
+        """Seconds since the epoch, UTC."""
+        return self.clock()
+
+    def migrate(self) -> None:
+        """Bring the schema to this software's version; safe to call from many processes at once.
+
+        Raises
+        ------
+        SchemaMismatch
+            The database was written by a newer version.
+        LedgerError
+            The database cannot be reached.
+        """
+        try:
+            with self._one_migration_at_a_time() as connection:
+                script = ScriptDirectory.from_config(self._alembic())
+                present = MigrationContext.configure(connection).get_current_revision()
+                known = {revision.revision for revision in script.walk_revisions()}
+                if present is not None and present not in known:
+                    raise SchemaMismatch(
+                        f"the ledger has schema {present}, newer than this software knows; "
+                        "install the version that wrote it, or restore a backup"
+                    )
+                if present != script.get_current_head():
+                    config = self._alembic()
+                    config.attributes["connection"] = connection
+                    command.upgrade(config, "head")
+        except (OSError, SQLAlchemyError) as error:
+            raise LedgerError(f"the ledger cannot be opened: {error}") from error
+
+    def _alembic(self) -> Config:
+        config = Config()
+        folder = resources.files("dicom_node.ledger") / "migrations"
+        config.set_main_option("script_location", str(folder))
+        return config
+
+    @contextlib.contextmanager
+    def _one_migration_at_a_time(self) -> Iterator[sa.Connection]:
+        if self.is_sqlite:
+            # The kernel drops a flock when its process ends, however it ends.
+            with self._sqlite_file.with_suffix(".lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                with self.write() as connection:
+                    yield connection
+        else:
+            with self.write() as connection:
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+                yield connection
+
+    def insert_new(
+        self, connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]
+    ) -> None:
+        """Insert `rows`, leaving those alone that a unique key already holds."""
+        if not rows:
+            return
+        dialect: Any
+        if self.is_sqlite:
+            from sqlalchemy.dialects import sqlite as dialect
+        else:
+            from sqlalchemy.dialects import postgresql as dialect
+        connection.execute(dialect.insert(table).on_conflict_do_nothing(), rows)
+
+    def event(
+        self, connection: sa.Connection, kind: str, series_id: int | None, **detail: Any
+    ) -> None:
+        """Add a line to the journal; `detail` holds no patient data."""
+        connection.execute(
+            tables.events.insert().values(
+                at=self.now(), series_id=series_id, kind=kind, detail=detail
+            )
+        )
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+
+def rows_changed(result: sa.CursorResult[Any]) -> int:
+    """Return how many rows an UPDATE touched: 0 means somebody else was faster."""
+    return result.rowcount
+
+
+def inserted_id(result: sa.CursorResult[Any]) -> int:
+    """Return the id that an INSERT of one row got."""
+    key = result.inserted_primary_key
+    if key is None:
+        raise LedgerError("the database gave no id for a new row")
+    return int(key[0])
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # transactions are begun by `_begin_sqlite`
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    # FULL: a commit is on the disk when it returns. Acknowledged means durable.
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    reading = connection.get_execution_options().get("ledger_read", False)
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")

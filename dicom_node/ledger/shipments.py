@@ -1,0 +1,327 @@
+"""What a delivery worker reads and writes: one shipment is all objects of a reading to one PACS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from dicom_node.errors import LeaseLost
+from dicom_node.ledger import tables as t
+from dicom_node.ledger.database import Database, rows_changed
+from dicom_node.ledger.leases import owner_is_gone
+from dicom_node.ledger.states import DELIVERY_TRANSITIONS, DeliveryEvent, DeliveryState, step
+
+__all__ = ["BreakerRow", "Candidate", "PendingDelivery", "ShipmentClaim", "Shipments"]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An object that can fill a slot; `path` is relative to the results directory."""
+
+    object_id: int
+    kind: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    path: str
+    sha256: str
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class PendingDelivery:
+    """One slot of a shipment that the destination does not hold yet.
+
+    Attributes
+    ----------
+    chosen : bool
+        A choice was made. It stays, so that no destination ever gets two alternatives of one
+        report.
+    candidates : tuple of Candidate
+        By rank; only the chosen one once there is a choice.
+    """
+
+    delivery_id: int
+    slot: str
+    chosen: bool
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShipmentClaim:
+    """A leased shipment."""
+
+    shipment_id: int
+    token: int
+    destination: str
+    attempts: int
+    created_at: float
+    pending: tuple[PendingDelivery, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerRow:
+    """State of the circuit breaker of one destination, shared by all delivery workers."""
+
+    destination: str
+    state: str
+    failures: int
+    probe_at: float
+    last_error: str = ""
+
+
+class Shipments:
+    """Leases and outcomes of deliveries."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def due(self, renudge_after_s: float, limit: int = 1000) -> list[int]:
+        """Return and stamp the shipments to nudge: open, ready, unleased, not nudged lately."""
+        now = self._database.now()
+        s = t.shipments.c
+        with self._database.write() as connection:
+            ids = list(
+                connection.scalars(
+                    sa.select(s.id)
+                    .where(
+                        s.open.is_(True),
+                        s.ready_at <= now,
+                        s.lease_owner.is_(None),
+                        sa.or_(s.nudged_at.is_(None), s.nudged_at <= now - renudge_after_s),
+                    )
+                    .order_by(s.id)
+                    .limit(limit)
+                )
+            )
+            if ids:
+                connection.execute(t.shipments.update().where(s.id.in_(ids)).values(nudged_at=now))
+            return ids
+
+    def return_expired(self) -> list[int]:
+        """Take back the leases of dead or silent delivery workers."""
+        now = self._database.now()
+        s = t.shipments.c
+        with self._database.read() as connection:
+            leased = connection.execute(
+                sa.select(s.id, s.lease_token, s.lease_owner, s.lease_expires_at).where(
+                    s.open.is_(True), s.lease_owner.is_not(None)
+                )
+            ).all()
+        returned = []
+        for row in leased:
+            if row.lease_expires_at > now and not owner_is_gone(row.lease_owner):
+                continue
+            with self._database.write() as connection:
+                changed = rows_changed(
+                    connection.execute(
+                        t.shipments.update()
+                        .where(s.id == row.id, s.lease_token == row.lease_token)
+                        .values(lease_owner=None, lease_expires_at=None, nudged_at=None)
+                    )
+                )
+            if changed:
+                returned.append(row.id)
+        return returned
+
+    def claim(self, shipment_id: int, owner: str, lease_s: float) -> ShipmentClaim | None:
+        """Lease a shipment that is open, ready and free; None if it is not."""
+        now = self._database.now()
+        s = t.shipments.c
+        with self._database.write() as connection:
+            changed = rows_changed(
+                connection.execute(
+                    t.shipments.update()
+                    .where(
+                        s.id == shipment_id,
+                        s.open.is_(True),
+                        s.ready_at <= now,
+                        s.lease_owner.is_(None),
+                    )
+                    .values(
+                        lease_token=s.lease_token + 1,
+                        lease_owner=owner,
+                        lease_expires_at=now + lease_s,
+                    )
+                )
+            )
+            return _read_claim(connection, shipment_id) if changed else None
+
+    def choose(self, claim: ShipmentClaim, delivery_id: int, object_id: int) -> None:
+        """Fix which alternative a destination gets, before it is sent.
+
+        Raises
+        ------
+        LeaseLost
+        """
+        with self._database.write() as connection:
+            self._hold(connection, claim)
+            connection.execute(
+                t.deliveries.update()
+                .where(t.deliveries.c.id == delivery_id, t.deliveries.c.object_id.is_(None))
+                .values(object_id=object_id)
+            )
+
+    def record(
+        self,
+        claim: ShipmentClaim,
+        delivery_id: int,
+        event: DeliveryEvent,
+        *,
+        lease_s: float,
+        status: int | None = None,
+        error: str = "",
+    ) -> None:
+        """Record the outcome of one object and renew the lease.
+
+        Raises
+        ------
+        LeaseLost
+        """
+        d = t.deliveries.c
+        now = self._database.now()
+        with self._database.write() as connection:
+            self._hold(connection, claim, lease_expires_at=now + lease_s)
+            present = str(connection.scalar(sa.select(d.state).where(d.id == delivery_id)))
+            state = step(DELIVERY_TRANSITIONS, DeliveryState(present), event)
+            connection.execute(
+                t.deliveries.update()
+                .where(d.id == delivery_id)
+                .values(
+                    state=state,
+                    attempts=d.attempts + 1,
+                    status=status,
+                    error=error[:512],
+                    sent_at=now if state == DeliveryState.SENT else None,
+                )
+            )
+
+    def release(self, claim: ShipmentClaim, *, retry_in_s: float, error: str = "") -> bool:
+        """Give the lease back; return whether the shipment is now closed (nothing waits any more).
+
+        Raises
+        ------
+        LeaseLost
+        """
+        now = self._database.now()
+        d = t.deliveries.c
+        with self._database.write() as connection:
+            waiting = connection.scalar(
+                sa.select(sa.func.count())
+                .select_from(t.deliveries)
+                .where(d.shipment_id == claim.shipment_id, d.state == DeliveryState.WAITING)
+            )
+            self._hold(
+                connection,
+                claim,
+                open=bool(waiting),
+                lease_owner=None,
+                lease_expires_at=None,
+                nudged_at=None,
+                ready_at=now + retry_in_s,
+                attempts=claim.attempts + 1 if error else 0,
+                last_error=error[:512],
+            )
+            if not waiting:
+                self._journal(connection, claim)
+            return not waiting
+
+    def breaker(self, destination: str) -> BreakerRow | None:
+        """Read the breaker of a destination; None if it never failed."""
+        b = t.breakers
+        with self._database.read() as connection:
+            row = connection.execute(sa.select(b).where(b.c.destination == destination)).first()
+        return BreakerRow(**row._asdict()) if row else None
+
+    def set_breaker(self, row: BreakerRow) -> None:
+        """Write the breaker of a destination."""
+        b = t.breakers
+        values = {name: getattr(row, name) for name in BreakerRow.__slots__}
+        values["last_error"] = row.last_error[:512]
+        with self._database.write() as connection:
+            self._database.insert_new(connection, b, [values])
+            connection.execute(
+                b.update().where(b.c.destination == row.destination).values(**values)
+            )
+
+    def _hold(self, connection: sa.Connection, claim: ShipmentClaim, **values: object) -> None:
+        """Assert, and lock for this transaction, that the claim still holds the lease."""
+        s = t.shipments.c
+        changed = rows_changed(
+            connection.execute(
+                t.shipments.update()
+                .where(
+                    s.id == claim.shipment_id,
+                    s.lease_token == claim.token,
+                    s.lease_owner.is_not(None),
+                )
+                .values(**(values or {"lease_token": claim.token}))
+            )
+        )
+        if not changed:
+            raise LeaseLost(f"shipment {claim.shipment_id} is no longer ours")
+
+    def _journal(self, connection: sa.Connection, claim: ShipmentClaim) -> None:
+        series_id = connection.scalar(
+            sa.select(t.revisions.c.series_id)
+            .join(t.analyses, t.analyses.c.revision_id == t.revisions.c.id)
+            .join(t.shipments, t.shipments.c.analysis_id == t.analyses.c.id)
+            .where(t.shipments.c.id == claim.shipment_id)
+        )
+        counts = connection.execute(
+            sa.select(t.deliveries.c.state, sa.func.count())
+            .where(t.deliveries.c.shipment_id == claim.shipment_id)
+            .group_by(t.deliveries.c.state)
+        )
+        self._database.event(
+            connection,
+            "delivered",
+            series_id,
+            destination=claim.destination,
+            **{str(state): count for state, count in counts},
+        )
+
+
+def _read_claim(connection: sa.Connection, shipment_id: int) -> ShipmentClaim:
+    s, d, o = t.shipments.c, t.deliveries.c, t.objects.c
+    row = connection.execute(sa.select(t.shipments).where(s.id == shipment_id)).one()
+    waiting = connection.execute(
+        sa.select(d.id, d.slot, d.object_id)
+        .where(d.shipment_id == shipment_id, d.state == DeliveryState.WAITING)
+        .order_by(d.slot)
+    ).all()
+    by_slot: dict[str, list[Candidate]] = {}
+    for item in connection.execute(
+        sa.select(t.objects).where(o.analysis_id == row.analysis_id).order_by(o.slot, o.rank)
+    ):
+        by_slot.setdefault(item.slot, []).append(
+            Candidate(
+                item.id,
+                item.kind,
+                item.sop_class_uid,
+                item.sop_instance_uid,
+                item.path,
+                item.sha256,
+                item.rank,
+            )
+        )
+    return ShipmentClaim(
+        shipment_id=shipment_id,
+        token=row.lease_token,
+        destination=row.destination,
+        attempts=row.attempts,
+        created_at=row.created_at,
+        pending=tuple(
+            PendingDelivery(
+                delivery.id,
+                delivery.slot,
+                delivery.object_id is not None,
+                tuple(
+                    candidate
+                    for candidate in by_slot[delivery.slot]
+                    if delivery.object_id in (None, candidate.object_id)
+                ),
+            )
+            for delivery in waiting
+        ),
+    )

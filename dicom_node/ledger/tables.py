@@ -1,0 +1,231 @@
+"""The ledger's tables. Every state change of the node is a row here.
+
+Times are seconds since the epoch (UTC) as double precision, the same on SQLite and PostgreSQL.
+A change here needs a migration under ``migrations/versions``; a test compares the two.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+__all__ = [
+    "analyses",
+    "associations",
+    "breakers",
+    "conflicts",
+    "deliveries",
+    "events",
+    "instances",
+    "metadata",
+    "objects",
+    "revisions",
+    "series",
+    "shipments",
+]
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+_Id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite counts up INTEGER keys only
+_Time: sa.Double[float] = sa.Double()
+_Uid = sa.String(64)
+_Digest = sa.String(64)
+_AE = sa.String(16)
+
+
+def _id() -> sa.Column[int]:
+    return sa.Column("id", _Id, primary_key=True, autoincrement=True)
+
+
+def _reference(column: str, *, index: bool = True) -> sa.Column[int]:
+    table = column.split(".", maxsplit=1)[0]
+    singular = {"series": "series", "analyses": "analysis"}.get(table, table.removesuffix("s"))
+    return sa.Column(f"{singular}_id", _Id, sa.ForeignKey(column), nullable=False, index=index)
+
+
+# One row per association that stored something. `closed_at` empty and no activity for longer than
+# the idle timeout: its listener died with it.
+associations = sa.Table(
+    "associations",
+    metadata,
+    _id(),
+    sa.Column("calling_ae", _AE, nullable=False),
+    sa.Column("called_ae", _AE, nullable=False),
+    sa.Column("address", sa.String(64), nullable=False),
+    sa.Column("opened_at", _Time, nullable=False),
+    sa.Column("last_activity_at", _Time, nullable=False),
+    sa.Column("closed_at", _Time, index=True),
+    sa.Column("outcome", sa.String(16)),
+    sa.Column("ignored", sa.JSON),
+)
+
+series = sa.Table(
+    "series",
+    metadata,
+    _id(),
+    sa.Column("series_instance_uid", _Uid, nullable=False, unique=True),
+    sa.Column("study_instance_uid", _Uid, nullable=False, index=True),
+    sa.Column("accession_number", sa.String(64), nullable=False, index=True),
+    sa.Column("patient_id", sa.String(256), nullable=False, index=True),
+    sa.Column("modality", sa.String(16), nullable=False),
+    sa.Column("description", sa.String(256), nullable=False),
+    sa.Column("source_ae", _AE, nullable=False),
+    sa.Column("first_arrival_at", _Time, nullable=False),
+    sa.Column("last_arrival_at", _Time, nullable=False, index=True),
+)
+
+# Identity of an instance: SOP Instance UID + digest of its content.
+instances = sa.Table(
+    "instances",
+    metadata,
+    _id(),
+    _reference("series.id", index=False),
+    sa.Column("revision_number", sa.Integer, nullable=False),
+    sa.Column("sop_instance_uid", _Uid, nullable=False, unique=True),
+    sa.Column("digest", _Digest, nullable=False, index=True),
+    sa.Column("path", sa.String(256), nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("header", sa.JSON, nullable=False),
+    _reference("associations.id"),
+    sa.Column("received_at", _Time, nullable=False),
+    sa.Column("purged_at", _Time),
+    sa.Index("ix_instances_series_id_revision_number", "series_id", "revision_number"),
+)
+
+# The same SOP Instance UID with other content: the first is kept, these are quarantined.
+conflicts = sa.Table(
+    "conflicts",
+    metadata,
+    _id(),
+    sa.Column("sop_instance_uid", _Uid, nullable=False, index=True),
+    sa.Column("series_instance_uid", _Uid, nullable=False),
+    sa.Column("digest", _Digest, nullable=False),
+    sa.Column("path", sa.String(256), nullable=False),
+    _reference("associations.id", index=False),
+    sa.Column("received_at", _Time, nullable=False),
+    sa.UniqueConstraint("sop_instance_uid", "digest", "series_instance_uid"),
+)
+
+# A set of instances judged as a whole: revision n holds all instances with a number up to n.
+revisions = sa.Table(
+    "revisions",
+    metadata,
+    _id(),
+    _reference("series.id", index=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False, index=True),
+    sa.Column("instance_count", sa.Integer, nullable=False),
+    sa.Column("opened_at", _Time, nullable=False),
+    sa.Column("last_arrival_at", _Time, nullable=False),
+    sa.Column("expected_count", sa.Integer),  # what the source PACS answered
+    sa.Column("queried_at", _Time),
+    sa.Column("waiting_for", sa.String(256), nullable=False, server_default=""),
+    sa.Column("closed_at", _Time),
+    sa.Column("closing_reason", sa.String(64)),
+    sa.Column("instance_set_digest", _Digest),
+    sa.Column("reason", sa.String(512), nullable=False, server_default=""),
+    sa.Column("selection", sa.JSON),  # the chosen stack: SOP Instance UIDs and statements
+    sa.UniqueConstraint("series_id", "number"),
+)
+
+analyses = sa.Table(
+    "analyses",
+    metadata,
+    _id(),
+    _reference("revisions.id", index=False),
+    sa.Column("run", sa.Integer, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False, index=True),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("lease_token", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("lease_owner", sa.String(256)),
+    sa.Column("lease_expires_at", _Time),
+    sa.Column("ready_at", _Time, nullable=False),
+    sa.Column("nudged_at", _Time),
+    sa.Column("created_at", _Time, nullable=False),
+    sa.Column("started_at", _Time),  # of the attempt that holds the lease
+    sa.Column("finished_at", _Time),
+    sa.Column("stage", sa.String(32), nullable=False, server_default=""),
+    sa.Column("done", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("total", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("reason", sa.String(512), nullable=False, server_default=""),
+    sa.Column("result", sa.JSON),  # result.json without the per-slice rows
+    sa.UniqueConstraint("revision_id", "run"),
+)
+
+# The output ledger: what we made, and how the loop guard knows it again.
+objects = sa.Table(
+    "objects",
+    metadata,
+    _id(),
+    _reference("analyses.id"),
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("slot", sa.String(64), nullable=False),  # alternatives share a slot
+    sa.Column("rank", sa.Integer, nullable=False),  # 0 is preferred
+    sa.Column("sop_class_uid", _Uid, nullable=False),
+    sa.Column("sop_instance_uid", _Uid, nullable=False, unique=True),
+    sa.Column("series_instance_uid", _Uid, nullable=False, index=True),
+    sa.Column("path", sa.String(512), nullable=False),
+    sa.Column("sha256", _Digest, nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+)
+
+# All objects of one analysis to one destination: what a delivery worker claims.
+shipments = sa.Table(
+    "shipments",
+    metadata,
+    _id(),
+    _reference("analyses.id", index=False),
+    sa.Column("destination", sa.String(32), nullable=False),
+    sa.Column("open", sa.Boolean, nullable=False),
+    sa.Column("lease_token", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("lease_owner", sa.String(256)),
+    sa.Column("lease_expires_at", _Time),
+    sa.Column("ready_at", _Time, nullable=False),
+    sa.Column("nudged_at", _Time),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),  # since the last success
+    sa.Column("created_at", _Time, nullable=False),
+    sa.Column("last_error", sa.String(512), nullable=False, server_default=""),
+    sa.UniqueConstraint("analysis_id", "destination"),
+    sa.Index("ix_shipments_open_ready_at", "open", "ready_at"),
+)
+
+deliveries = sa.Table(
+    "deliveries",
+    metadata,
+    _id(),
+    _reference("shipments.id", index=False),
+    sa.Column("slot", sa.String(64), nullable=False),
+    sa.Column("state", sa.String(20), nullable=False, index=True),
+    sa.Column("object_id", _Id, sa.ForeignKey("objects.id")),  # the chosen alternative
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("status", sa.Integer),  # DIMSE status of the last answer
+    sa.Column("error", sa.String(512), nullable=False, server_default=""),
+    sa.Column("sent_at", _Time),
+    sa.UniqueConstraint("shipment_id", "slot"),
+)
+
+breakers = sa.Table(
+    "breakers",
+    metadata,
+    sa.Column("destination", sa.String(32), primary_key=True),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("failures", sa.Integer, nullable=False),
+    sa.Column("probe_at", _Time, nullable=False),
+    sa.Column("last_error", sa.String(512), nullable=False, server_default=""),
+)
+
+events = sa.Table(
+    "events",
+    metadata,
+    _id(),
+    sa.Column("at", _Time, nullable=False),
+    sa.Column("series_id", _Id, sa.ForeignKey("series.id"), index=True),
+    sa.Column("kind", sa.String(48), nullable=False),
+    sa.Column("detail", sa.JSON, nullable=False),
+)

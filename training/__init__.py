@@ -1,0 +1,1 @@
+"""How the model is made. Imports :mod:`inference`; nothing imports it."""

@@ -127,6 +127,16 @@ class Revisions:
         with self._database.read() as connection:
             return [InstanceHeader.model_validate(header) for header in connection.scalars(query)]
 
+    def path(self, sop_instance_uid: str) -> str:
+        """Return where an instance lies, relative to the spool."""
+        i = t.instances.c
+        with self._database.read() as connection:
+            return str(
+                connection.execute(
+                    sa.select(i.path).where(i.sop_instance_uid == sop_instance_uid)
+                ).scalar_one()
+            )
+
     def note_query(self, revision_id: int, expected_count: int | None) -> None:
         """Record what the source PACS answered when asked how many images the series has."""
         with self._database.write() as connection:

@@ -1,0 +1,57 @@
+"""``m3lung bundle``: make, show and verify model bundles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from dicom_node.cli.terminal import EXIT_USAGE, JsonOption, err, out, print_json
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Model bundles: a folder with a manifest and safetensors weights. Install one by copying "
+    "the folder and naming it in node.toml: [bold]analysis.bundle[/].",
+)
+
+BundleArgument = Annotated[Path, typer.Argument(help="Folder of the bundle.", show_default=False)]
+
+
+@app.command("untrained")
+def untrained(
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder to make.")],
+    seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
+) -> None:
+    """Make a bundle with random weights, to try a node without a trained model.
+
+    Everything it writes says UNTRAINED. The same seed gives the same weights.
+    """
+    from inference.bundle import make_untrained_bundle
+
+    if out_dir.exists() and any(out_dir.iterdir()):
+        err.print(f"{out_dir} is not empty", style="red", markup=False)
+        raise typer.Exit(EXIT_USAGE)
+    make_untrained_bundle(out_dir, seed=seed)
+    out.print(f"untrained bundle in {out_dir}", markup=False)
+
+
+@app.command("show")
+def show(folder: BundleArgument, json: JsonOption = False) -> None:
+    """Verify a bundle's digests and print what it is."""
+    from inference.bundle import load_bundle
+
+    bundle = load_bundle(folder)
+    manifest = bundle.manifest.model_dump(mode="json")
+    if json:
+        print_json({"sha256": bundle.identity.sha256, "manifest": manifest})
+        return
+    table = Table(box=None, show_header=False)
+    table.add_row("sha256", bundle.identity.sha256)
+    for name, value in manifest.items():
+        table.add_row(name, str(value))
+    out.print(table)
+    out.print("All digests are right.")

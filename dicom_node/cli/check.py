@@ -1,0 +1,165 @@
+"""``m3lung check``: whether this node can do its work, and does it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import typer
+from rich.table import Table
+
+from dicom_node.cli.terminal import (
+    EXIT_UNHEALTHY,
+    ConfigOption,
+    JsonOption,
+    out,
+    print_json,
+    settings_source,
+)
+from dicom_node.errors import NodeError
+from dicom_node.ledger import open_ledger
+from dicom_node.settings import NodeSettings
+
+__all__ = ["register"]
+
+_STALE_S = 600.0  # ready work that nobody took for so long means that nobody takes it
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at."""
+
+    name: str
+    ok: bool
+    words: str
+
+
+def check(json: JsonOption = False, config: ConfigOption = None) -> None:
+    """Look at everything the node needs; exit 3 when something is wrong.
+
+    Health is progress: ready work that nobody takes is unhealthy, however well each process feels.
+    """
+    source = settings_source(config)
+    settings = source()
+    findings = [
+        Finding("configuration", True, str(source.path or "built-in defaults")),
+        *(finding for look in _LOOKS for finding in _looked(look, settings)),
+    ]
+    healthy = all(finding.ok for finding in findings)
+    if json:
+        print_json({"healthy": healthy, "findings": [asdict(finding) for finding in findings]})
+    else:
+        table = Table(box=None, show_header=False, pad_edge=False)
+        for finding in findings:
+            mark = "[green]ok[/]" if finding.ok else "[red]no[/]"
+            table.add_row(mark, finding.name, finding.words)
+        out.print(table, highlight=False)
+    if not healthy:
+        raise typer.Exit(EXIT_UNHEALTHY)
+
+
+def _looked(
+    look: Callable[[NodeSettings], Iterator[Finding]], settings: NodeSettings
+) -> list[Finding]:
+    from inference.errors import InferenceError
+
+    name = look.__name__.strip("_").replace("_", " ")
+    try:
+        return list(look(settings))
+    except (NodeError, InferenceError, OSError, ImportError) as error:
+        return [Finding(name, False, str(error))]
+
+
+def _packages(settings: NodeSettings) -> Iterator[Finding]:
+    """`inference` and `training` are generic names: they have to be ours."""
+    import dicom_node
+    import inference
+    import training
+
+    roots = {
+        Path(str(package.__file__)).parents[1] for package in (dicom_node, inference, training)
+    }
+    ours = len(roots) == 1
+    version = importlib.metadata.version("m3lung-node")
+    words = f"m3lung-node {version}" if ours else "another package named inference or training"
+    yield Finding("packages", ours, words)
+
+
+def _state_directory(settings: NodeSettings) -> Iterator[Finding]:
+    settings.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    free = shutil.disk_usage(settings.root).free
+    enough = free > settings.listener.min_free_bytes
+    words = f"{settings.root}, {free / 1e9:.1f} GB free"
+    if not enough:
+        words += f"; images are refused below {settings.listener.min_free_bytes / 1e9:.1f} GB"
+    yield Finding("state directory", enough, words)
+
+
+def _ledger(settings: NodeSettings) -> Iterator[Finding]:
+    with open_ledger(settings.ledger_url) as ledger:
+        counts = ledger.worklist.counts()
+    kind = "SQLite" if settings.ledger_url.startswith("sqlite") else "PostgreSQL"
+    yield Finding("ledger", True, f"{kind}, {sum(counts.revisions.values())} series revisions")
+    for name, age in (
+        ("oldest waiting analysis", counts.oldest_waiting_analysis_s),
+        ("oldest open delivery", counts.oldest_open_shipment_s),
+    ):
+        if age is not None:
+            yield Finding(name, age < _STALE_S, f"waits for {age:.0f} s")
+    for state, count in counts.analyses.items():
+        if state == "quarantined":
+            yield Finding("analyses set aside", False, f"{count}; see 'm3lung status'")
+    parked = sum(counts.deliveries.get(state, 0) for state in ("parked", "quarantined", "expired"))
+    if parked:
+        yield Finding("parked deliveries", False, f"{parked} objects; see 'm3lung status'")
+    if counts.conflicts:
+        words = f"{counts.conflicts} images came again with other content and were set aside"
+        yield Finding("conflicting images", True, words)
+
+
+def _broker(settings: NodeSettings) -> Iterator[Finding]:
+    from dicom_node.broker import check_broker, make_app
+
+    yield Finding("broker", True, check_broker(make_app(settings)))
+
+
+def _listener(settings: NodeSettings) -> Iterator[Finding]:
+    from dicom_node.delivery.scu import echo, sender_of
+    from dicom_node.settings import Peer
+
+    port_file = settings.root / "listener.port"
+    port = settings.listener.port or int(port_file.read_text(encoding="ascii"))
+    host = "127.0.0.1" if settings.listener.host == "0.0.0.0" else settings.listener.host  # noqa: S104
+    sources = [peer.ae_title for peer in settings.peers if peer.is_source]
+    if not sources and not settings.listener.accept_unknown_callers:
+        yield Finding("listener", False, "no source is known, every caller is refused")
+        return
+    ourselves = Peer(name="self", ae_title=settings.called_ae_titles[0], host=host, port=port)
+    caller = settings.model_copy(update={"ae_title": sources[0] if sources else "M3LUNG-CHECK"})
+    took = echo(ourselves, sender_of(caller))
+    yield Finding("listener", True, f"{host}:{port} answers C-ECHO in {took * 1000:.0f} ms")
+
+
+def _model(settings: NodeSettings) -> Iterator[Finding]:
+    from inference.bundle import load_bundle
+
+    folder = settings.analysis.bundle
+    if folder is None:
+        yield Finding(
+            "model", True, "no bundle configured: UNTRAINED weights, results mean nothing"
+        )
+        return
+    identity = load_bundle(folder.expanduser()).identity
+    words = f"{identity.name} {identity.version} ({identity.training}), {identity.sha256[:12]}"
+    yield Finding("model", True, words)
+
+
+_LOOKS = (_packages, _state_directory, _ledger, _broker, _listener, _model)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to `app`."""
+    app.command(rich_help_panel="Administration")(check)

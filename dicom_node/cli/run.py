@@ -1,0 +1,90 @@
+"""``m3lung listen | work | deliver | reconcile``: one process of the node each."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import Annotated
+
+import typer
+
+from dicom_node.cli.orphan import end_with_parent
+from dicom_node.cli.terminal import ConfigOption, settings_source
+from dicom_node.ledger import Ledger, open_ledger
+from dicom_node.settings import NodeSettings
+
+__all__ = ["register"]
+
+
+def _stop_on_signals() -> threading.Event:
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def _open(settings: NodeSettings) -> Ledger:
+    return open_ledger(settings.ledger_url, supersede=settings.completion.supersede)
+
+
+def listen(
+    config: ConfigOption = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Listener processes on the one port.")
+    ] = None,
+) -> None:
+    """Receive: the DICOM SCP (C-ECHO, C-STORE). Acknowledges what is durable, nothing else."""
+    from dicom_node.listener import run_listener
+
+    end_with_parent()
+    source = settings_source(config)
+    raise typer.Exit(run_listener(source, processes=processes))
+
+
+def reconcile(config: ConfigOption = None) -> None:
+    """Move what waits: completion, selection, lost leases, nudges. Safe to run twice."""
+    from dicom_node.broker import Nudger, make_app
+    from dicom_node.reconciler import Reconciler
+
+    end_with_parent()
+    source = settings_source(config)
+    stop = _stop_on_signals()
+    with _open(source()) as ledger:
+        Reconciler(source, ledger, Nudger(make_app(source()))).run(stop)
+
+
+def work(config: ConfigOption = None) -> None:
+    """Analyse: a Celery worker with the model loaded (one per GPU, or one per CPU machine)."""
+    from dicom_node.broker import ANALYSIS_QUEUE, make_app, run_worker
+    from dicom_node.worker.analysis import AnalysisWorker
+    from dicom_node.worker.model import load_analyzer
+    from dicom_node.worker.tasks import register as register_tasks
+
+    end_with_parent()
+    source = settings_source(config)
+    settings = source()
+    with _open(settings) as ledger:
+        app = make_app(settings)
+        register_tasks(app, AnalysisWorker(source, ledger, load_analyzer(settings)))
+        run_worker(app, ANALYSIS_QUEUE)
+
+
+def deliver(config: ConfigOption = None) -> None:
+    """Send: a Celery worker that takes results to their destinations, for days if it must."""
+    from dicom_node.broker import DELIVERY_QUEUE, make_app, run_worker
+    from dicom_node.delivery.tasks import register as register_tasks
+    from dicom_node.delivery.worker import DeliveryWorker
+
+    end_with_parent()
+    source = settings_source(config)
+    settings = source()
+    with _open(settings) as ledger:
+        app = make_app(settings)
+        register_tasks(app, DeliveryWorker(source, ledger))
+        run_worker(app, DELIVERY_QUEUE)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to `app`."""
+    for verb in (listen, work, deliver, reconcile):
+        app.command(rich_help_panel="One process of a node")(verb)

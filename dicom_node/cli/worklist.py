@@ -1,0 +1,201 @@
+"""``m3lung status | retry | purge``: where is my study, try again, tidy up."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from dicom_node.cli.terminal import (
+    EXIT_FAILED,
+    ConfigOption,
+    JsonOption,
+    err,
+    out,
+    print_json,
+    settings_source,
+)
+from dicom_node.completion import ClosingReason
+from dicom_node.errors import ConfigurationError
+from dicom_node.ledger import Ledger, open_ledger
+from dicom_node.ledger.worklist import SeriesStatus
+from dicom_node.spool import Spool
+
+__all__ = ["register"]
+
+AccessionOption = Annotated[str | None, typer.Option("--accession", "-a", help="Accession number.")]
+PatientOption = Annotated[str | None, typer.Option("--patient", "-p", help="Patient ID.")]
+UidOption = Annotated[
+    str | None, typer.Option("--uid", "-u", help="Study, series or SOP instance UID.")
+]
+
+
+def status(
+    accession: AccessionOption = None,
+    patient: PatientOption = None,
+    uid: UidOption = None,
+    limit: Annotated[int, typer.Option(min=1, help="Series to show.")] = 20,
+    json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Where is my study? Without a question: the series that arrived last.
+
+    Example: m3lung status --accession 4711
+    """
+    with _ledger(config) as ledger:
+        found = ledger.worklist.find(accession=accession, patient_id=patient, uid=uid, limit=limit)
+        counts = ledger.worklist.counts()
+    if json:
+        print_json(
+            {
+                "counts": dataclasses.asdict(counts),
+                "series": [{**dataclasses.asdict(item), "words": in_words(item)} for item in found],
+            }
+        )
+    elif found:
+        out.print(_table(found))
+    else:
+        out.print("No such series has arrived here." if accession or patient or uid else
+                  "No series has arrived yet.")  # fmt: skip
+    if not found and (accession or patient or uid):
+        raise typer.Exit(EXIT_FAILED)
+
+
+def retry(
+    accession: AccessionOption = None,
+    uid: UidOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Try again what ended without success: selection, analysis, parked deliveries."""
+    if accession is None and uid is None:
+        raise ConfigurationError("say which: --accession or --uid")
+    with _ledger(config) as ledger:
+        found = ledger.worklist.find(accession=accession, uid=uid, limit=100)
+        words = [(item, done) for item in found for done in ledger.worklist.retry(item.series_id)]
+    for item, done in words:
+        out.print(f"{item.description or item.series_instance_uid}: {done}", markup=False)
+    if not words:
+        err.print("Nothing to try again." if found else "No such series has arrived here.")
+        raise typer.Exit(EXIT_FAILED)
+
+
+def purge(
+    older_than_days: Annotated[
+        float, typer.Option(min=0, help="Only series whose last image is older.")
+    ] = 30.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Remove received images that nothing needs any more.
+
+    Only of series that ended and whose results every destination holds; their identity stays in
+    the ledger, so a second sending has no effect. Results are kept.
+    """
+    source = settings_source(config)
+    with _ledger(config) as ledger:
+        spool = Spool(source().spool_dir)
+        count = size = 0
+        while items := ledger.worklist.purgeable(older_than_days * 86400.0):
+            count += len(items)
+            size += sum(item.size_bytes for item in items)
+            if dry_run:
+                break
+            # The row first: a crash in between leaves a file too many, never a row without file.
+            ledger.worklist.note_purged([item.instance_id for item in items])
+            for item in items:
+                spool.remove(item.digest)
+    verb = "would be removed" if dry_run else "removed"
+    out.print(f"{count} images, {size / 1e6:.1f} MB {verb}", highlight=False)
+
+
+def in_words(item: SeriesStatus) -> str:
+    """One sentence on where a series is."""
+    if item.state == "receiving":
+        return f"receiving: {item.waiting_for or 'images are arriving'}"
+    if item.state in ("complete", "skipped", "rejected", "superseded"):
+        words = {
+            "complete": "complete, waits for selection",
+            "skipped": f"not analysed: {item.reason}",
+            "rejected": f"cannot be analysed: {item.reason}",
+            "superseded": "superseded by later slices",
+        }
+        return words[item.state]
+    return _analysis_in_words(item)
+
+
+def _analysis_in_words(item: SeriesStatus) -> str:
+    match item.analysis_state:
+        case "waiting":
+            again = f", attempt {item.attempts + 1}" if item.attempts else ""
+            return f"queued at position {item.queue_position}{again}"
+        case "running":
+            done = f" {item.done} of {item.total}" if item.total else ""
+            return f"analysing: {item.stage}{done}"
+        case "done":
+            return _deliveries_in_words(item)
+        case "skipped":
+            return f"not analysed: {item.reason}"
+        case "rejected":
+            return f"cannot be analysed: {item.reason}"
+        case _:
+            return f"{item.analysis_state}: {item.reason}"
+
+
+def _deliveries_in_words(item: SeriesStatus) -> str:
+    if not item.deliveries:
+        return "analysed; no destination is configured"
+    parts = []
+    for delivery in item.deliveries:
+        total = sum(delivery.states.values())
+        sent = delivery.states.get("sent", 0) + delivery.states.get("committed", 0)
+        words = f"{delivery.destination}: {sent} of {total} objects sent"
+        if sent < total and delivery.last_error:
+            words += f" ({delivery.last_error})"
+        if sent < total and delivery.next_attempt_at is not None:
+            wait = max(0.0, delivery.next_attempt_at - time.time())
+            words += f", next attempt in {wait:.0f} s"
+        parts.append(words)
+    return "analysed; " + "; ".join(parts)
+
+
+def _table(found: list[SeriesStatus]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("last image", "accession", "series", "images", "state", "predicted"):
+        table.add_column(heading, overflow="fold")
+    for item in found:
+        images = f"{item.received}" + (f"/{item.expected}" if item.expected else "")
+        words = in_words(item)
+        if item.closing_reason and item.state == "selected":
+            words += f"\n(complete because {ClosingReason(item.closing_reason).text})"
+        table.add_row(
+            time.strftime("%m-%d %H:%M:%S", time.localtime(item.last_arrival_at)),
+            Text(item.accession_number or "-"),
+            Text(item.description or item.series_instance_uid),
+            images,
+            Text(words),
+            Text(_predicted(item.result)),
+        )
+    return table
+
+
+def _predicted(result: dict[str, Any] | None) -> str:
+    if not result or not result.get("patient"):
+        return ""
+    patient = result["patient"]
+    best = patient["probabilities"][patient["predicted"]]
+    mark = "" if result["model"]["trained"] else " (UNTRAINED model)"
+    return f"{patient['predicted']} {best:.2f}{mark}"
+
+
+def _ledger(config: Any) -> Ledger:
+    return open_ledger(settings_source(config)().ledger_url)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to `app`."""
+    for verb in (status, retry, purge):
+        app.command(rich_help_panel="Administration")(verb)

@@ -1,0 +1,195 @@
+"""One shipment: claimed in the ledger, sent, and each answer recorded as it comes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from dicom_node.delivery.breaker import (
+    Breaker,
+    BreakerState,
+    Permission,
+    after_failure,
+    after_success,
+    permission,
+)
+from dicom_node.delivery.retry import backoff_s
+from dicom_node.delivery.scu import Outcome, echo, sender_of
+from dicom_node.delivery.shipping import Candidate, PendingDelivery, Shipped, ship
+from dicom_node.errors import ConfigurationError, DeliveryError, LeaseLost
+from dicom_node.ledger import Ledger, ShipmentClaim
+from dicom_node.ledger.leases import this_owner
+from dicom_node.ledger.shipments import BreakerRow
+from dicom_node.ledger.states import DeliveryEvent
+from dicom_node.logs import get_logger
+from dicom_node.settings import NodeSettings, Peer
+
+__all__ = ["DeliveryWorker"]
+
+_log = get_logger(__name__)
+
+
+class DeliveryWorker:
+    """Takes shipments to their destinations, one at a time.
+
+    Parameters
+    ----------
+    settings : callable
+        The settings in force.
+    ledger : Ledger
+    """
+
+    def __init__(self, settings: Callable[[], NodeSettings], ledger: Ledger) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._owner = this_owner()
+
+    def run(self, shipment_id: int) -> None:
+        """Send what the destination does not hold yet; a second nudge does nothing."""
+        settings = self._settings()
+        claim = self._ledger.shipments.claim(shipment_id, self._owner, settings.delivery.lease_s)
+        if claim is None:
+            return
+        log = _log.bind(shipment_id=shipment_id, destination=claim.destination)
+        try:
+            self._take(claim, settings)
+        except LeaseLost as error:
+            log.warning("shipment abandoned", reason=str(error))
+        except Exception as error:
+            log.exception("shipment failed")
+            self._wait(claim, settings, f"delivery failed unexpectedly ({type(error).__name__})")
+
+    def _take(self, claim: ShipmentClaim, settings: NodeSettings) -> None:
+        try:
+            peer = settings.peer(claim.destination)
+        except ConfigurationError:
+            self._wait(claim, settings, "the destination is no longer configured")
+            return
+        if not peer.is_destination:
+            self._wait(claim, settings, "the destination is disabled")
+            return
+        if not self._may_send(claim, peer, settings):
+            return
+        shipped = self._ship(claim, peer, settings)
+        self._keep_breaker(peer, settings, shipped.peer_failure)
+        transient = shipped.counts.get(DeliveryEvent.TRANSIENT, 0)
+        if transient:
+            self._wait(claim, settings, shipped.peer_failure or f"{transient} objects not sent")
+        else:
+            self._ledger.shipments.release(claim, retry_in_s=0.0)
+            _log.info(
+                "shipment sent",
+                destination=claim.destination,
+                **{str(event): count for event, count in shipped.counts.items()},
+            )
+
+    def _ship(self, claim: ShipmentClaim, peer: Peer, settings: NodeSettings) -> Shipped:
+        given_up = (
+            self._ledger.database.now() - claim.created_at >= settings.delivery.give_up_after_s
+        )
+
+        def choose(delivery_id: int, object_id: int) -> None:
+            self._ledger.shipments.choose(claim, delivery_id, object_id)
+
+        def record(delivery_id: int, _object_id: int | None, outcome: Outcome) -> None:
+            event = outcome.event
+            if event is DeliveryEvent.TRANSIENT and given_up:
+                event = DeliveryEvent.GIVE_UP
+            self._ledger.shipments.record(
+                claim,
+                delivery_id,
+                event,
+                lease_s=settings.delivery.lease_s,
+                status=outcome.status,
+                error=outcome.words,
+            )
+
+        pending = [
+            PendingDelivery(
+                item.delivery_id,
+                item.slot,
+                tuple(
+                    Candidate(
+                        option.object_id,
+                        option.sop_class_uid,
+                        option.sop_instance_uid,
+                        settings.results_dir / option.path,
+                        option.sha256,
+                        option.rank,
+                        chosen=item.chosen,
+                    )
+                    for option in item.candidates
+                ),
+            )
+            for item in claim.pending
+        ]
+        return ship(pending, peer, sender_of(settings), choose=choose, record=record)
+
+    # -- the destination's breaker ----------------------------------------------------------------
+
+    def _may_send(self, claim: ShipmentClaim, peer: Peer, settings: NodeSettings) -> bool:
+        """Ask the breaker; probe with C-ECHO where it says so. False: the shipment waits."""
+        delivery = settings.delivery
+        now = self._ledger.database.now()
+        row = self._ledger.shipments.breaker(peer.name)
+        verdict, breaker = permission(_breaker(row), now, cap_s=delivery.retry_cap_s)
+        if verdict is Permission.SEND:
+            return True
+        if verdict is Permission.WAIT:
+            error = row.last_error if row else ""
+            self._ledger.shipments.release(
+                claim, retry_in_s=max(0.5, breaker.retry_at - now), error=error
+            )
+            return False
+        self._write_breaker(peer, breaker, row.last_error if row else "")
+        try:
+            echo(peer, sender_of(settings))
+        except DeliveryError as error:
+            self._keep_breaker(peer, settings, str(error))
+            self._wait(claim, settings, str(error))
+            return False
+        self._keep_breaker(peer, settings, "")
+        return True
+
+    def _keep_breaker(self, peer: Peer, settings: NodeSettings, failure: str) -> None:
+        delivery = settings.delivery
+        row = self._ledger.shipments.breaker(peer.name)
+        if not failure:
+            if row is not None:
+                self._write_breaker(peer, after_success(_breaker(row)), "")
+            return
+        breaker = after_failure(
+            _breaker(row),
+            self._ledger.database.now(),
+            limit=delivery.breaker_failures,
+            first_s=delivery.retry_first_s,
+            cap_s=delivery.retry_cap_s,
+            uniform=random.random(),  # noqa: S311 - jitter, no secret
+        )
+        if breaker.state is BreakerState.OPEN:
+            _log.warning("destination is left alone for a while", destination=peer.name)
+        self._write_breaker(peer, breaker, failure)
+
+    def _write_breaker(self, peer: Peer, breaker: Breaker, error: str) -> None:
+        self._ledger.shipments.set_breaker(
+            BreakerRow(peer.name, breaker.state, breaker.failures, breaker.retry_at, error)
+        )
+
+    def _wait(self, claim: ShipmentClaim, settings: NodeSettings, error: str) -> None:
+        """Give the shipment back for a later attempt."""
+        wait = backoff_s(
+            claim.attempts + 1,
+            first_s=settings.delivery.retry_first_s,
+            cap_s=settings.delivery.retry_cap_s,
+            uniform=random.random(),  # noqa: S311 - jitter, no secret
+        )
+        self._ledger.shipments.release(claim, retry_in_s=wait, error=error)
+        _log.warning(
+            "shipment waits", destination=claim.destination, in_s=round(wait, 1), error=error
+        )
+
+
+def _breaker(row: BreakerRow | None) -> Breaker:
+    if row is None:
+        return Breaker()
+    return Breaker(BreakerState(row.state), row.failures, row.probe_at)

@@ -1,0 +1,267 @@
+"""The reconciler moves what waits: completion, selection, lost leases, nudges.
+
+Everything it needs is in the ledger, so it may be killed, started again or run twice at any
+time. One sweep looks at what is open, never at what is done.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from dicom_node.broker import Nudger
+from dicom_node.completion import Evidence, judge
+from dicom_node.errors import BrokerUnavailable, SeriesRejected, SeriesSkipped
+from dicom_node.header import InstanceHeader
+from dicom_node.ledger import CompletedRevision, Ledger, OpenRevision
+from dicom_node.logs import get_logger, pseudonym
+from dicom_node.selection import (
+    Candidate,
+    FrameGeometry,
+    SelectedStack,
+    choose_series,
+    read_frames,
+    select_stack,
+)
+from dicom_node.settings import NodeSettings, Peer
+from dicom_node.source_query import QueryFailed, count_instances
+
+__all__ = ["Reconciler"]
+
+_log = get_logger(__name__)
+
+SWEEP_INTERVAL_S = 0.5
+RENUDGE_AFTER_S = 5.0  # a nudge may be lost with its broker: repeat it
+
+
+class Reconciler:
+    """Sweeps the ledger.
+
+    Parameters
+    ----------
+    settings : callable
+        The settings in force.
+    ledger : Ledger
+    nudger : Nudger
+        Publishes ids; may fail, costs nothing but time then.
+    """
+
+    def __init__(
+        self, settings: Callable[[], NodeSettings], ledger: Ledger, nudger: Nudger
+    ) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._nudger = nudger
+        self._asking: dict[int, Future[int | None]] = {}
+        self._askers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="c-find")
+
+    def run(self, stop: threading.Event) -> None:
+        """Sweep until `stop` is set."""
+        while not stop.is_set():
+            self.sweep()
+            stop.wait(SWEEP_INTERVAL_S)
+        self._askers.shutdown(wait=False, cancel_futures=True)
+
+    def sweep(self) -> None:
+        """Look once at everything that is open."""
+        settings = self._settings()
+        self._return_lost_leases(settings)
+        for revision in self._ledger.revisions.receiving(settings.listener.idle_timeout_s + 5.0):
+            self._judge(revision, settings)
+        self._select(self._ledger.revisions.completed(), settings)
+        self._nudge()
+
+    # -- leases and nudges ------------------------------------------------------------------------
+
+    def _return_lost_leases(self, settings: NodeSettings) -> None:
+        for analysis_id in self._ledger.analyses.return_expired(settings.analysis.max_attempts):
+            _log.warning("analysis lease returned", analysis_id=analysis_id)
+        for shipment_id in self._ledger.shipments.return_expired():
+            _log.warning("shipment lease returned", shipment_id=shipment_id)
+
+    def _nudge(self) -> None:
+        try:
+            for analysis_id in self._ledger.analyses.due(RENUDGE_AFTER_S):
+                self._nudger.analysis(analysis_id)
+            for shipment_id in self._ledger.shipments.due(RENUDGE_AFTER_S):
+                self._nudger.delivery(shipment_id)
+        except BrokerUnavailable as error:
+            # The ledger keeps the work; the next sweep after RENUDGE_AFTER_S tries again.
+            _log.warning("broker unavailable", error=str(error))
+
+    # -- completion -------------------------------------------------------------------------------
+
+    def _judge(self, revision: OpenRevision, settings: NodeSettings) -> None:
+        now = self._ledger.database.now()
+        quiet_s = now - revision.last_arrival_at
+        source = _queryable_source(settings, revision.source_ae)
+        if source is not None:
+            revision = self._ask_source(revision, source, settings)
+        if quiet_s < 0.5 and revision.expected_count is None:
+            return  # images are pouring in: nothing to judge yet
+        verdict = judge(
+            Evidence(
+                received=revision.instance_count,
+                first_arrival_at=revision.opened_at,
+                last_arrival_at=revision.last_arrival_at,
+                associations_over=revision.associations_over,
+                associations_aborted=revision.association_aborted,
+                expected_count=revision.expected_count,
+                asked_at=revision.queried_at,
+            ),
+            lambda: self._ledger.revisions.headers(revision.revision_id),
+            now,
+            settings.completion,
+            settings.selection.min_slices,
+        )
+        if verdict.reason is None:
+            self._ledger.revisions.note_waiting(revision.revision_id, verdict.waiting_for)
+        elif self._ledger.revisions.close(revision, verdict.reason):
+            _log.info(
+                "series complete",
+                series=pseudonym(revision.series_instance_uid),
+                instances=revision.instance_count,
+                reason=str(verdict.reason),
+            )
+
+    def _ask_source(
+        self, revision: OpenRevision, source: Peer, settings: NodeSettings
+    ) -> OpenRevision:
+        """Ask the source PACS in the background how many images there are; note what it said."""
+        future = self._asking.get(revision.revision_id)
+        if future is None:
+            due = (revision.queried_at or 0.0) + settings.completion.query_interval_s
+            if revision.associations_over and self._ledger.database.now() >= due:
+                self._asking[revision.revision_id] = self._askers.submit(
+                    count_instances,
+                    settings,
+                    source,
+                    revision.study_instance_uid,
+                    revision.series_instance_uid,
+                )
+            return revision
+        if not future.done():
+            return revision
+        del self._asking[revision.revision_id]
+        try:
+            expected = future.result()
+        except QueryFailed as error:
+            _log.warning("source did not answer C-FIND", peer=source.name, error=str(error))
+            expected = revision.expected_count
+        self._ledger.revisions.note_query(revision.revision_id, expected)
+        # What was read before the answer came stays as it is; the next sweep sees the new row.
+        return revision
+
+    # -- selection --------------------------------------------------------------------------------
+
+    def _select(self, revisions: list[CompletedRevision], settings: NodeSettings) -> None:
+        by_study: dict[str, list[CompletedRevision]] = {}
+        for revision in revisions:
+            by_study.setdefault(revision.study_instance_uid, []).append(revision)
+        for study_instance_uid, members in by_study.items():
+            stacks = self._stacks(members, settings)
+            if settings.selection.series_per_study == "all":
+                for revision, stack in stacks:
+                    self._analyse(revision, stack)
+            elif stacks and self._study_has_settled(study_instance_uid, members, settings):
+                self._choose(stacks)
+
+    def _stacks(
+        self, revisions: list[CompletedRevision], settings: NodeSettings
+    ) -> list[tuple[CompletedRevision, SelectedStack]]:
+        """Select the stack of each series; set those aside that have none."""
+        stacks = []
+        for revision in revisions:
+            headers = self._ledger.revisions.headers(revision.revision_id)
+            try:
+                stack = select_stack(headers, settings.selection, self._frame_reader(settings))
+                stacks.append((revision, stack))
+            except SeriesSkipped as error:
+                self._ledger.revisions.skip(revision.revision_id, error.reason)
+                _log.info(
+                    "series skipped",
+                    series=pseudonym(revision.series_instance_uid),
+                    reason=error.reason,
+                )
+            except SeriesRejected as error:
+                self._ledger.revisions.reject(revision.revision_id, error.reason)
+                _log.warning(
+                    "series rejected",
+                    series=pseudonym(revision.series_instance_uid),
+                    reason=error.reason,
+                )
+        return stacks
+
+    def _frame_reader(
+        self, settings: NodeSettings
+    ) -> Callable[[InstanceHeader], tuple[FrameGeometry, ...]]:
+        """Multi-frame instances keep their geometry in functional groups: read them when asked."""
+
+        def frames(header: InstanceHeader) -> tuple[FrameGeometry, ...]:
+            path = self._ledger.revisions.path(header.sop_instance_uid)
+            return read_frames(settings.spool_dir / path)
+
+        return frames
+
+    def _study_has_settled(
+        self, study_instance_uid: str, members: list[CompletedRevision], settings: NodeSettings
+    ) -> bool:
+        """Whether sister series had their chance: none receives, and a moment has passed."""
+        waited = self._ledger.database.now() - max(member.closed_at for member in members)
+        if waited >= settings.completion.maximum_wait_s:
+            return True
+        if waited < settings.completion.study_settle_s:
+            return False
+        return not self._ledger.revisions.study_is_receiving(study_instance_uid)
+
+    def _choose(self, stacks: list[tuple[CompletedRevision, SelectedStack]]) -> None:
+        """One series per study: the best one, unless a sister was analysed before."""
+        eligible = []
+        for revision, stack in stacks:
+            sister = self._ledger.revisions.analysed_sister(
+                revision.study_instance_uid, revision.series_id
+            )
+            if sister is None:
+                eligible.append((revision, stack))
+            else:
+                self._ledger.revisions.skip(
+                    revision.revision_id,
+                    "another series of this study has been analysed already; one series per "
+                    "study is analysed",
+                )
+        if not eligible:
+            return
+        _, reasons = choose_series(
+            [Candidate(revision.series_instance_uid, stack) for revision, stack in eligible]
+        )
+        for revision, stack in eligible:
+            reason = reasons.get(revision.series_instance_uid)
+            if reason is None:
+                self._analyse(revision, stack)
+            else:
+                self._ledger.revisions.skip(revision.revision_id, reason)
+
+    def _analyse(self, revision: CompletedRevision, stack: SelectedStack) -> None:
+        analysis_id = self._ledger.revisions.select(
+            revision.revision_id,
+            {
+                "sop_instance_uids": list(stack.sop_instance_uids),
+                "statements": list(stack.statements),
+            },
+        )
+        if analysis_id is not None:
+            _log.info(
+                "series selected",
+                series=pseudonym(revision.series_instance_uid),
+                analysis_id=analysis_id,
+                slices=len(stack.sop_instance_uids),
+            )
+
+
+def _queryable_source(settings: NodeSettings, ae_title: str) -> Peer | None:
+    """Return the source with this AE title that can be asked by C-FIND, if there is one."""
+    for peer in settings.peers:
+        if peer.is_source and peer.query and peer.ae_title == ae_title:
+            return peer
+    return None

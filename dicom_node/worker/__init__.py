@@ -1,0 +1,1 @@
+"""The analysis worker: the only part of the node that loads the model."""

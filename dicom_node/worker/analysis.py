@@ -1,0 +1,175 @@
+"""One analysis: claimed in the ledger, read, recorded with its deliveries in one transaction."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from inference.analyzer import Analyzer
+
+from dicom_node import __version__
+from dicom_node.completion import ClosingReason
+from dicom_node.crashpoints import crash_point
+from dicom_node.domain import ObjectKind
+from dicom_node.errors import LeaseLost, SeriesRejected
+from dicom_node.ledger import AnalysisClaim, Ledger, NewObject
+from dicom_node.ledger.leases import this_owner
+from dicom_node.ledger.states import AnalysisEvent
+from dicom_node.logs import get_logger, pseudonym
+from dicom_node.results import Completeness, Predecessor, ResultContext
+from dicom_node.results.result_json import analyzed
+from dicom_node.settings import NodeSettings
+from dicom_node.worker.pipeline import Progress, Reading, read_series
+from inference.errors import NotAChestCt, SeriesError
+
+__all__ = ["AnalysisWorker", "configuration_digest"]
+
+_log = get_logger(__name__)
+
+RETRY_AFTER_S = 30.0
+
+
+class AnalysisWorker:
+    """Does analyses, one at a time.
+
+    Parameters
+    ----------
+    settings : callable
+        The settings in force.
+    ledger : Ledger
+    analyzer : Analyzer
+        The loaded model.
+    """
+
+    def __init__(
+        self, settings: Callable[[], NodeSettings], ledger: Ledger, analyzer: Analyzer
+    ) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._analyzer = analyzer
+        self._owner = this_owner()
+
+    def run(self, analysis_id: int) -> None:
+        """Do the analysis if it still waits; a second nudge for the same one does nothing."""
+        settings = self._settings()
+        claim = self._ledger.analyses.claim(analysis_id, self._owner, settings.analysis.lease_s)
+        if claim is None:
+            return
+        crash_point("worker.after_claim")
+        log = _log.bind(
+            analysis_id=analysis_id,
+            series=pseudonym(claim.series_instance_uid),
+            attempt=claim.attempt,
+        )
+        try:
+            self._read_and_record(claim, settings)
+            log.info("analysis done")
+        except LeaseLost as error:
+            log.warning("analysis abandoned", reason=str(error))
+        except NotAChestCt as error:
+            self._ledger.analyses.set_aside(claim, AnalysisEvent.SKIP, error.reason)
+            log.info("analysis skipped", reason=error.reason)
+        except (SeriesError, SeriesRejected) as error:
+            self._ledger.analyses.set_aside(claim, AnalysisEvent.REJECT, error.reason)
+            log.warning("analysis rejected", reason=error.reason)
+        except Exception as error:
+            # The text of an unforeseen error may hold anything: only its class is kept.
+            reason = f"the analysis failed unexpectedly ({type(error).__name__})"
+            self._ledger.analyses.fail(claim, reason, settings.analysis.max_attempts, RETRY_AFTER_S)
+            log.exception("analysis failed")
+
+    def _read_and_record(self, claim: AnalysisClaim, settings: NodeSettings) -> None:
+        out_dir = _fresh_folder(settings.results_dir, claim)
+        context = self._context(claim, settings)
+        reading = read_series(
+            [settings.spool_dir / path for _, path in claim.instances],
+            self._analyzer,
+            out_dir,
+            settings.results,
+            context,
+            progress=self._renewing(claim, settings.analysis.lease_s),
+        )
+        crash_point("worker.before_commit")
+        self._ledger.analyses.finish(
+            claim,
+            result=_summary(reading, context),
+            objects=_new_objects(reading, out_dir.relative_to(settings.results_dir)),
+            destinations={
+                peer.name: list(peer.outputs) for peer in settings.peers if peer.is_destination
+            },
+        )
+
+    def _context(self, claim: AnalysisClaim, settings: NodeSettings) -> ResultContext:
+        return ResultContext(
+            instance_set_digest=claim.instance_set_digest,
+            configuration_digest=configuration_digest(settings),
+            analysis_started_at=dt.datetime.now(dt.UTC),
+            completeness=Completeness(
+                reason=ClosingReason(claim.closing_reason).text,
+                instance_count=claim.instance_count,
+                expected_count=claim.expected_count,
+            ),
+            software_version=__version__,
+            ae_title=settings.ae_title,
+            predecessors=tuple(Predecessor(*report) for report in claim.predecessors),
+            statements=claim.statements,
+        )
+
+    def _renewing(self, claim: AnalysisClaim, lease_s: float) -> Progress:
+        """Progress that renews the lease, a few times per lease at most."""
+        written_at = 0.0
+        last_stage = ""
+
+        def progress(stage: str, done: int, total: int) -> None:
+            nonlocal written_at, last_stage
+            now = time.monotonic()
+            if stage != last_stage or now - written_at >= min(1.0, lease_s / 10):
+                self._ledger.analyses.progress(claim, lease_s, stage, done, total)
+                written_at, last_stage = now, stage
+
+        return progress
+
+
+def configuration_digest(settings: NodeSettings) -> str:
+    """sha256 over the settings that shape the objects: other settings, other UIDs."""
+    return hashlib.sha256(settings.results.model_dump_json().encode()).hexdigest()
+
+
+def _fresh_folder(results_dir: Path, claim: AnalysisClaim) -> Path:
+    """Return an empty folder of this very attempt; what killed attempts left is removed.
+
+    A worker that lost its lease may still be writing, but only ever into its own folder.
+    """
+    folder = results_dir / f"{claim.analysis_id}"
+    shutil.rmtree(folder, ignore_errors=True)
+    attempt = folder / f"{claim.token}"
+    attempt.mkdir(parents=True, mode=0o700)
+    return attempt
+
+
+def _new_objects(reading: Reading, folder: Path) -> list[NewObject]:
+    return [
+        NewObject(
+            kind=ObjectKind(item.kind),
+            slot=item.slot,
+            rank=item.rank,
+            sop_class_uid=item.sop_class_uid,
+            sop_instance_uid=item.sop_instance_uid,
+            series_instance_uid=item.series_instance_uid,
+            path=str(folder / item.path),
+            sha256=item.sha256,
+            size_bytes=item.size_bytes,
+        )
+        for item in reading.objects
+    ]
+
+
+def _summary(reading: Reading, context: ResultContext) -> dict[str, Any]:
+    """Return result.json for the ledger, without the per-slice rows and the list of objects."""
+    document = analyzed(reading.findings, reading.source, reading.objects, context)
+    return document.model_dump(mode="json", exclude={"slices", "objects"})

@@ -1,0 +1,215 @@
+"""A node of one test: the real processes, started as an administrator would start them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from dicom_node.ledger import open_ledger
+from dicom_node.ledger.worklist import SeriesStatus
+from support.orthanc import Orthanc
+from support.peers import program
+from support.ports import free_port
+
+__all__ = ["Node"]
+
+PARTS = ("listen", "reconcile", "work", "deliver")
+
+
+class Node:
+    """Processes of a node over one configuration.
+
+    Parameters
+    ----------
+    directory : Path
+        Configuration, state and logs.
+    bundle : Path
+        Model bundle; tests use a small untrained one.
+    pacs : sequence of Orthanc
+        Destinations, called ``pacs``, ``pacs2``, …; the first is asked by C-FIND when `query`.
+    ledger_url, broker_url : str
+        Empty: the embedded defaults.
+    """
+
+    ae_title = "M3LUNG"
+
+    def __init__(
+        self,
+        directory: Path,
+        bundle: Path,
+        *,
+        pacs: Sequence[Orthanc] = (),
+        ledger_url: str = "",
+        broker_url: str = "",
+        query: bool = False,
+        sections: str = "",
+    ) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self.port = free_port()
+        self.config = directory / "node.toml"
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        destinations = "\n".join(
+            f'[[peers]]\nname = "pacs{number or ""}"\nae_title = "{peer.ae_title}"\n'
+            f'host = "127.0.0.1"\nport = {peer.dicom_port}\nquery = {str(query).lower()}\n'
+            for number, peer in enumerate(pacs)
+        )
+        self.config.write_text(
+            f"""
+ae_title = "{self.ae_title}"
+state_dir = "state"
+[listener]
+port = {self.port}
+[ledger]
+url = "{ledger_url}"
+[broker]
+url = "{broker_url}"
+[analysis]
+bundle = "{bundle}"
+[completion]
+settle_s = 1.0
+quiet_period_s = 6.0
+study_settle_s = 0.2
+[delivery]
+retry_first_s = 0.5
+retry_cap_s = 2.0
+[[peers]]
+name = "scanner"
+ae_title = "STORESCU"
+port = 104
+roles = ["source"]
+{destinations}
+{sections}
+"""
+        )
+        self.ledger_url = ledger_url or f"sqlite:///{directory / 'state' / 'ledger.sqlite3'}"
+
+    # -- processes ----------------------------------------------------------------------------
+
+    def start(self, *verbs: str, crash_at: str = "") -> None:
+        """Start `verbs` (default: the four parts); `crash_at` arms a crash point in them."""
+        for verb in verbs or PARTS:
+            environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+            if crash_at:
+                environment["M3LUNG_CRASH_AT"] = crash_at
+            with self.log(verb).open("ab") as log:
+                self.processes[verb] = subprocess.Popen(
+                    [sys.executable, "-m", "dicom_node", verb, "--config", str(self.config)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    start_new_session=True,
+                )
+        if {"listen", "serve"} & set(verbs or PARTS):
+            self.wait_for(self.answers, "the listener answers C-ECHO", 60.0)
+
+    def log(self, verb: str) -> Path:
+        return self.directory / f"{verb}.log"
+
+    def answers(self) -> bool:
+        """Whether the listener answers DCMTK's echoscu."""
+        command = [
+            str(program("echoscu")), "-aet", "STORESCU", "-aec", self.ae_title, "-to", "2",
+            "127.0.0.1", str(self.port),
+        ]  # fmt: skip
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    def kill(self, *verbs: str) -> None:
+        """SIGKILL `verbs` (default: everything that runs)."""
+        for verb in verbs or tuple(self.processes):
+            process = self.processes.pop(verb)
+            process.kill()
+            process.wait()
+
+    def stop(self) -> None:
+        """End everything in order; by force what does not end."""
+        for process in self.processes.values():
+            process.send_signal(signal.SIGTERM)
+        for process in self.processes.values():
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self.processes.clear()
+
+    def __enter__(self) -> Node:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    # -- sending and looking --------------------------------------------------------------------
+
+    def send(self, files: Iterable[Path], *options: str) -> subprocess.CompletedProcess[str]:
+        """Send with DCMTK's storescu; the caller looks at the result."""
+        paths = [str(path) for path in files]
+        command = [
+            str(program("storescu")), "-aet", "STORESCU", "-aec", self.ae_title, *options,
+            "127.0.0.1", str(self.port), *paths,
+        ]  # fmt: skip
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+
+    def series(self, uid: str) -> SeriesStatus | None:
+        """Where the ledger says the series is."""
+        try:
+            with open_ledger(self.ledger_url) as ledger:
+                found = ledger.worklist.find(uid=uid)
+        except sqlite3.OperationalError:
+            return None
+        return found[0] if found else None
+
+    def wait_for_state(
+        self, uid: str, wanted: Callable[[SeriesStatus], bool], what: str, timeout_s: float = 120.0
+    ) -> SeriesStatus:
+        """Wait until the series is as `wanted`; return it."""
+        found: list[SeriesStatus] = []
+
+        def look() -> bool:
+            status = self.series(uid)
+            if status is not None and wanted(status):
+                found.append(status)
+            return bool(found)
+
+        self.wait_for(look, what, timeout_s, lambda: str(self.series(uid)))
+        return found[0]
+
+    def wait_until_delivered(self, uid: str, timeout_s: float = 180.0) -> SeriesStatus:
+        """Wait until every object of the series' newest reading is at every destination."""
+        return self.wait_for_state(uid, _delivered, "all results are delivered", timeout_s)
+
+    def wait_for(
+        self,
+        condition: Callable[[], bool],
+        what: str,
+        timeout_s: float,
+        detail: Callable[[], str] = str,
+    ) -> None:
+        """Wait for `condition`; fail with the ends of the logs."""
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not after {timeout_s:g} s: {what}\n{detail()}\n{self.logs()}")
+            time.sleep(0.2)
+
+    def logs(self) -> str:
+        """The end of each log."""
+        return "\n".join(
+            f"--- {path.name}\n{path.read_text(errors='replace')[-3000:]}"
+            for path in sorted(self.directory.glob("*.log"))
+        )
+
+
+def _delivered(status: SeriesStatus) -> bool:
+    return (
+        status.analysis_state == "done"
+        and bool(status.deliveries)
+        and all(set(item.states) <= {"sent", "committed"} for item in status.deliveries)
+    )

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 from celery import Celery
 from celery.signals import setup_logging, task_postrun, task_prerun
+from celery.worker import state as worker_state
 from kombu import Connection, Exchange, Producer, Queue
 from kombu.exceptions import KombuError
 from kombu.transport import filesystem
@@ -79,6 +80,10 @@ class _Channel(filesystem.Channel):
         draft.rename(Path(self.data_folder_out, name))
 
     def _get(self, queue: str) -> Any:
+        # Celery's blocking loop asks once more after SIGTERM, and would begin a task. The flag is
+        # an exit status, and EX_OK is 0: only None and False mean "go on".
+        if worker_state.should_stop is not None and worker_state.should_stop is not False:
+            raise Empty
         for message in sorted(Path(self.data_folder_in).glob(f"*.{queue}.msg")):
             taken = Path(self.processed_folder, message.name)
             try:
@@ -258,7 +263,7 @@ class Nudger:
         connection, self._connection = self._connection, None
         if connection is not None:
             with suppress(*_BROKER_ERRORS):
-                connection.collapse()
+                connection.release()
 
 
 def _publishing_connection(app: Celery) -> Connection:

@@ -224,7 +224,7 @@ def _defect(heights: list[float]) -> str:
     spacing = stack_spacing(heights)
     if spacing.gaps and spacing.spacing_mm is not None:
         return (
-            f"the slice positions have {spacing.gaps} irregular distances "
+            f"distances between slices are irregular: {spacing.gaps} "
             f"(up to {spacing.largest_mm:.1f} mm where {spacing.spacing_mm:.1f} mm is usual)"
         )
     repeats = Counter(_repeats(heights))

@@ -18,7 +18,12 @@ from typing import Annotated, Any, Literal
 import tomlkit
 import tomlkit.exceptions
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from dicom_node.domain import AETitle, ObjectKind
 from dicom_node.errors import ConfigurationError
@@ -306,11 +311,17 @@ def load_settings(path: Path | None = None) -> NodeSettings:
             document = tomlkit.parse(found.read_text(encoding="utf-8")).unwrap()
         except (OSError, UnicodeDecodeError, tomlkit.exceptions.ParseError) as error:
             raise ConfigurationError(f"{found}: {error}") from error
-        if "state_dir" in document and not Path(document["state_dir"]).expanduser().is_absolute():
+        for name in document:
+            if name.startswith("_"):  # pydantic-settings would take these as its own options
+                raise ConfigurationError(f"{found}: {name}: Extra inputs are not permitted")
+        state_dir = document.get("state_dir")
+        if isinstance(state_dir, str) and not Path(state_dir).expanduser().is_absolute():
             # A relative state directory is relative to its document, not to who starts the node.
-            document["state_dir"] = str(found.absolute().parent / document["state_dir"])
+            document["state_dir"] = str(found.absolute().parent / state_dir)
     try:
         return NodeSettings(**document)
+    except SettingsError as error:  # an environment variable that should hold JSON
+        raise ConfigurationError(f"environment: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "document"

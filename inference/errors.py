@@ -20,7 +20,7 @@ class InferenceError(Exception):
 
 
 class SeriesError(InferenceError):
-    """This series cannot be analysed; trying again will not help.
+    """The series cannot be analysed; trying again will not help.
 
     Parameters
     ----------

@@ -27,6 +27,7 @@ from dicom_node.cli.terminal import (
 from dicom_node.domain import Disposition
 from dicom_node.errors import SeriesRejected, SeriesSkipped
 from dicom_node.header import InstanceHeader
+from dicom_node.results.result_json import ResultDocument
 from dicom_node.selection import FrameGeometry, SelectedStack, read_frames, select_stack
 from dicom_node.settings import NodeSettings
 
@@ -93,18 +94,26 @@ class _Reader:
 
     def read(self, series: FoundSeries, target: Path) -> dict[str, Any]:
         """Return result.json of one series, written under `target`."""
-        from dicom_node.results.result_json import not_analyzed, write_result
+        from dicom_node.results.result_json import not_analyzed, write_document
         from inference.errors import NotAChestCt, SeriesError
+
+        def set_aside(disposition: Disposition, reason: str) -> ResultDocument:
+            return not_analyzed(
+                disposition,
+                reason,
+                software_version=__version__,
+                series_instance_uid=series.headers[0].series_instance_uid,
+            )
 
         target.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
         try:
             document = self._analyse(series, self._select(series), target, began)
         except (SeriesSkipped, NotAChestCt) as error:
-            document = not_analyzed(Disposition.SKIPPED, error.reason, headers=series.headers)
+            document = set_aside(Disposition.SKIPPED, error.reason)
         except (SeriesRejected, SeriesError) as error:
-            document = not_analyzed(Disposition.REJECTED, error.reason, headers=series.headers)
-        write_result(document, target / "result.json")
+            document = set_aside(Disposition.REJECTED, error.reason)
+        write_document(document, target / "result.json")
         written: dict[str, Any] = document.model_dump(mode="json")
         return written
 
@@ -118,8 +127,8 @@ class _Reader:
 
     def _analyse(
         self, series: FoundSeries, stack: SelectedStack, target: Path, began: float
-    ) -> Any:
-        from dicom_node.results import Completeness, ResultContext
+    ) -> ResultDocument:
+        from dicom_node.results.context import Completeness, ResultContext
         from dicom_node.results.result_json import analyzed
         from dicom_node.worker.analysis import configuration_digest
         from dicom_node.worker.model import load_analyzer
@@ -150,8 +159,14 @@ class _Reader:
                 progress=progress,
                 slice_level=self._slice_level,
             )
-        reading.findings.timing_s["total"] = time.monotonic() - began
-        return analyzed(reading.findings, reading.source, reading.objects, context)
+        return analyzed(
+            reading.findings,
+            reading.source,
+            context,
+            reading.objects,
+            banner=self._settings.results.banner,
+            timing_s={**reading.findings.timing_s, "total": time.monotonic() - began},
+        )
 
 
 def _write_index(out_dir: Path, documents: Sequence[tuple[Path, dict[str, Any]]]) -> None:

@@ -49,8 +49,9 @@ def _root(
     """Hold the options of the bare command."""
 
 
-for verbs in (serve, run, analyze, demo, echo, worklist, check):
+for verbs in (serve, run, analyze, demo, worklist, check):
     verbs.register(app)
+app.command(rich_help_panel="Administration")(echo.echo)
 app.add_typer(peers.app, name="peers")
 app.add_typer(bundle.app, name="bundle")
 

@@ -127,8 +127,7 @@ def _broker(settings: NodeSettings) -> Iterator[Finding]:
 
 
 def _listener(settings: NodeSettings) -> Iterator[Finding]:
-    from dicom_node.delivery.scu import echo, sender_of
-    from dicom_node.settings import Peer
+    from dicom_node.delivery.connection_test import StepResult, echo
 
     port_file = settings.root / "listener.port"
     port = settings.listener.port or int(port_file.read_text(encoding="ascii"))
@@ -137,10 +136,9 @@ def _listener(settings: NodeSettings) -> Iterator[Finding]:
     if not sources and not settings.listener.accept_unknown_callers:
         yield Finding("listener", False, "no source is known, every caller is refused")
         return
-    ourselves = Peer(name="self", ae_title=settings.called_ae_titles[0], host=host, port=port)
     caller = settings.model_copy(update={"ae_title": sources[0] if sources else "M3LUNG-CHECK"})
-    took = echo(ourselves, sender_of(caller))
-    yield Finding("listener", True, f"{host}:{port} answers C-ECHO in {took * 1000:.0f} ms")
+    step = echo(caller, host, port, settings.called_ae_titles[0])
+    yield Finding("listener", step.result is StepResult.OK, f"{host}:{port}: {step.words}")
 
 
 def _model(settings: NodeSettings) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from dicom_node.errors import ReceiveError
 from dicom_node.header import InstanceHeader
 from dicom_node.header_reader import read_instance_header
 from dicom_node.ledger import instance_set_digest
-from dicom_node.spool import file_digest
+from dicom_node.spool import content_digest
 
 __all__ = ["FoundFiles", "FoundSeries", "find_series"]
 
@@ -35,7 +35,7 @@ class FoundSeries:
         """Digest of the instance set, the same as for a received series."""
         return instance_set_digest(
             [
-                (header.sop_instance_uid, file_digest(self.paths[header.sop_instance_uid]))
+                (header.sop_instance_uid, _digest(self.paths[header.sop_instance_uid], header))
                 for header in self.headers
             ]
         )
@@ -74,10 +74,9 @@ def find_series(folder: Path) -> FoundFiles:
             continue
         uid = header.sop_instance_uid
         if uid in owners:
-            known = by_uid[owners[uid]]
-            if owners[uid] != header.series_instance_uid or file_digest(path) != file_digest(
-                known.paths[uid]
-            ):
+            first = by_uid[owners[uid]]
+            same = owners[uid] == header.series_instance_uid
+            if not same or _digest(path, header) != _digest(first.paths[uid], header):
                 reason = "the same SOP Instance UID as another file, with other content"
                 found.unreadable.append((name, reason))
             continue
@@ -96,6 +95,13 @@ def _files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             yield path
+
+
+def _digest(path: Path, header: InstanceHeader) -> str:
+    """Digest of a Part 10 file's content, as the spool of a node would name it."""
+    content = path.read_bytes()
+    start = 144 + int.from_bytes(content[140:144], "little")  # behind the File Meta Information
+    return content_digest(header.transfer_syntax_uid, content[start:])
 
 
 def _looks_like_dicom(path: Path) -> bool:

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
-import threading
-import time
+import sys
 
 __all__ = ["PARENT_VARIABLE", "end_with_parent"]
 
 PARENT_VARIABLE = "M3LUNG_PARENT_PID"
-_GRACE_S = 5.0
+_PR_SET_PDEATHSIG = 1  # prctl(2), Linux
 
 
 def end_with_parent() -> None:
-    """End this process when the `serve` that started it is gone; without one, do nothing."""
+    """Have the kernel kill this process when the `serve` that started it is gone.
+
+    Nothing is lost by ending hard, that is what the ledger is for; a part that lingered would
+    hold the port that the next start needs. Without a `serve`, or beyond Linux, this does nothing.
+    """
     expected = os.environ.get(PARENT_VARIABLE, "")
-    if expected.isdigit():
-        threading.Thread(
-            target=_watch, args=(int(expected),), name="orphan-watch", daemon=True
-        ).start()
-
-
-def _watch(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.25)
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(_GRACE_S)
-    # Nothing is lost by ending hard: that is what the ledger is for. A process that lingers would
-    # hold the port that the next start needs.
-    os.kill(os.getpid(), signal.SIGKILL)
+    if not expected.isdigit() or not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(expected):  # it died before we asked
+        sys.exit(1)

@@ -14,9 +14,10 @@ from dicom_node.delivery.breaker import (
     permission,
 )
 from dicom_node.delivery.retry import backoff_s
-from dicom_node.delivery.scu import Outcome, echo, sender_of
+from dicom_node.delivery.connection_test import StepResult, echo
+from dicom_node.delivery.scu import Outcome, sender_of
 from dicom_node.delivery.shipping import Candidate, PendingDelivery, Shipped, ship
-from dicom_node.errors import ConfigurationError, DeliveryError, LeaseLost
+from dicom_node.errors import ConfigurationError, LeaseLost
 from dicom_node.ledger import Ledger, ShipmentClaim
 from dicom_node.ledger.leases import this_owner
 from dicom_node.ledger.shipments import BreakerRow
@@ -142,11 +143,10 @@ class DeliveryWorker:
             )
             return False
         self._write_breaker(peer, breaker, row.last_error if row else "")
-        try:
-            echo(peer, sender_of(settings))
-        except DeliveryError as error:
-            self._keep_breaker(peer, settings, str(error))
-            self._wait(claim, settings, str(error))
+        probe = echo(settings, peer.host, peer.port, peer.ae_title)
+        if probe.result is not StepResult.OK:
+            self._keep_breaker(peer, settings, probe.words)
+            self._wait(claim, settings, probe.words)
             return False
         self._keep_breaker(peer, settings, "")
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,27 @@ from typing import Any
 
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
 
 from dicom_node.header import InstanceHeader
 from dicom_node.slice_geometry import Orientation, Vector
 
 __all__ = ["FrameGeometry", "FrameReader", "read_frames"]
+
+
+# What pydicom raises on one broken element or another; values are parsed when first looked at.
+_BROKEN_DATASET = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    InvalidDicomError,
+    LookupError,
+    NotImplementedError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +73,24 @@ def read_frames(path: Path) -> tuple[FrameGeometry, ...]:
     """Read the geometry of all frames of the multi-frame instance at `path`.
 
     Per-frame functional groups win over shared ones (PS3.3 C.7.6.16.1.1). Pixels are not read.
+    Empty when the groups are missing or broken in any way.
 
     Raises
     ------
-    OSError, pydicom.errors.InvalidDicomError
-        The file cannot be read.
+    OSError
+        The file cannot be opened.
     """
+    try:
+        return _frames(path)
+    except OSError as error:
+        if error.errno is None:  # pydicom's own, for a file that ends too early
+            return ()
+        raise
+    except _BROKEN_DATASET:
+        return ()
+
+
+def _frames(path: Path) -> tuple[FrameGeometry, ...]:
     dataset = pydicom.dcmread(path, stop_before_pixels=True)
     shared = _first(dataset, "SharedFunctionalGroupsSequence")
     per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []

@@ -140,17 +140,20 @@ def _by_acquisition(slices: Sequence[Slice]) -> list[list[Slice]]:
 
 def _by_repetition(slices: Sequence[Slice]) -> list[list[Slice]]:
     """Split where a position occurs more than once: phases without an acquisition number."""
-    most = _most_repeats(slices)
+    positions = _positions(slices)
+    most = max(len(position) for position in positions)
     if most == 1:
         return [list(slices)]
+    repeated = sum(len(position) > 1 for position in positions)
     runs = _runs(slices)
-    # Phase after phase: as many runs as repeats. Otherwise the phases are interleaved, and the
-    # n-th slice at each position belongs to the n-th phase.
-    return runs if len(runs) == most else _layers(slices)
-
-
-def _most_repeats(slices: Sequence[Slice]) -> int:
-    return max(len(layer) for layer in _positions(slices))
+    # Phase after phase: as many runs as repeats, over much the same positions. Otherwise the
+    # phases are interleaved, or slabs touch: the n-th slice at each position is of the n-th stack.
+    if len(runs) == most and 2 * repeated > len(positions):
+        return runs
+    return [
+        [position[index] for position in positions if index < len(position)]
+        for index in range(most)
+    ]
 
 
 def _positions(slices: Sequence[Slice]) -> list[list[Slice]]:
@@ -178,11 +181,3 @@ def _runs(slices: Sequence[Slice]) -> list[list[Slice]]:
         runs[-1].append(item)
         seen.add(place[id(item)])
     return runs
-
-
-def _layers(slices: Sequence[Slice]) -> list[list[Slice]]:
-    positions = _positions(slices)
-    return [
-        [position[index] for position in positions if index < len(position)]
-        for index in range(max(len(position) for position in positions))
-    ]

@@ -141,17 +141,14 @@ def _candidates(
     slices: list[Slice] = []
     whole: list[_Candidate] = []
     for header in headers:
-        frames = None
-        if header.sop_class_uid in MULTI_FRAME_SOP_CLASSES and frame_reader is not None:
-            frames = frame_reader(header)
         defect = object_defect(header) or image_type_defect(
             header.image_type, header.transfer_syntax_uid
         )
         if defect is None and header.sop_class_uid in MULTI_FRAME_SOP_CLASSES:
-            if frames is None:
+            if frame_reader is None:
                 whole.append(_whole_instance(header))
             else:
-                found, defect = _frame_slices(header, frames)
+                found, defect = _frame_slices(header, frame_reader(header))
                 slices.extend(found)
         elif defect is None:
             defect = geometry_defect(header.image_position, header.image_orientation)
@@ -172,18 +169,18 @@ def _check_identities(headers: Sequence[InstanceHeader]) -> None:
     illegal = sum(not is_legal_uid(header.sop_instance_uid) for header in headers)
     if illegal:
         raise SeriesRejected(
-            f"{_count(illegal, 'image')} of {len(headers)} have no legal SOP Instance UID, "
-            "so that no result could refer to them"
+            f"images without a legal SOP Instance UID: {illegal} of {len(headers)}; "
+            "no result could refer to them"
         )
     times = Counter(header.sop_instance_uid for header in headers)
     repeated = sum(count > 1 for count in times.values())
     if repeated:
         raise SeriesRejected(
-            f"{_count(repeated, 'SOP Instance UID')} occur several times in the series"
+            f"SOP Instance UIDs that stand for several images of the series: {repeated}"
         )
     if len({header.series_instance_uid for header in headers}) > 1:
         raise SeriesRejected("the images belong to several series")
-    if not all(is_legal_uid(uid) for uid in (headers[0].series_instance_uid,)):
+    if not is_legal_uid(headers[0].series_instance_uid):
         raise SeriesRejected("the Series Instance UID is not legal")
     if len({header.study_instance_uid for header in headers}) > 1:
         raise SeriesRejected("the images of the series belong to several studies")
@@ -246,7 +243,7 @@ def _frame_slices(
             defects.append(defect)
     if slices:
         return slices, None
-    unreadable = Unsuitable("are multi-frame without functional groups", broken=True)
+    unreadable = Unsuitable("are multi-frame without readable functional groups", broken=True)
     return [], _commonest(defects) if defects else unreadable
 
 
@@ -328,13 +325,13 @@ def _statements(
     frames: dict[str, tuple[int, ...]],
 ) -> Iterable[str]:
     for reason, count in sorted(Counter(why.reason for why in reasons.values()).items()):
-        yield f"{_count(count, 'image')} left out: they {reason}."
+        yield f"Images left out because they {reason}: {count}."
     for numbers in frames.values():
         yield f"Only {len(numbers)} frames of a multi-frame image form the stack."
     if best.gaps:
         yield (
-            f"{_count(best.gaps, 'distance')} between slices differ from the usual "
-            f"{best.spacing_mm:.1f} mm by more than 10 %."
+            "Distances between slices that differ from the usual "
+            f"{best.spacing_mm:.1f} mm by more than 10 %: {best.gaps}."
         )
     if best.coverage_mm is None:
         yield "The coverage of the multi-frame image was not checked before reading."

@@ -21,7 +21,7 @@ from dicom_node.ledger import AnalysisClaim, Ledger, NewObject
 from dicom_node.ledger.leases import this_owner
 from dicom_node.ledger.states import AnalysisEvent
 from dicom_node.logs import get_logger, pseudonym
-from dicom_node.results import Completeness, Predecessor, ResultContext
+from dicom_node.results.context import Completeness, Predecessor, ResultContext
 from dicom_node.results.result_json import analyzed
 from dicom_node.settings import NodeSettings
 from dicom_node.worker.pipeline import Progress, Reading, read_series
@@ -97,7 +97,7 @@ class AnalysisWorker:
         crash_point("worker.before_commit")
         self._ledger.analyses.finish(
             claim,
-            result=_summary(reading, context),
+            result=_summary(reading, context, settings.results.banner),
             objects=_new_objects(reading, out_dir.relative_to(settings.results_dir)),
             destinations={
                 peer.name: list(peer.outputs) for peer in settings.peers if peer.is_destination
@@ -169,7 +169,7 @@ def _new_objects(reading: Reading, folder: Path) -> list[NewObject]:
     ]
 
 
-def _summary(reading: Reading, context: ResultContext) -> dict[str, Any]:
+def _summary(reading: Reading, context: ResultContext, banner: str) -> dict[str, Any]:
     """Return result.json for the ledger, without the per-slice rows and the list of objects."""
-    document = analyzed(reading.findings, reading.source, reading.objects, context)
+    document = analyzed(reading.findings, reading.source, context, reading.objects, banner=banner)
     return document.model_dump(mode="json", exclude={"slices", "objects"})

@@ -9,13 +9,10 @@ from pathlib import Path
 from inference.analyzer import Analyzer
 
 from dicom_node.crashpoints import crash_point
-from dicom_node.results import (
-    ResultContext,
-    ResultOptions,
-    SourceSeries,
-    WrittenObject,
-    write_results,
-)
+from dicom_node.results.context import ResultContext, ResultOptions
+from dicom_node.results.dicom_file import WrittenObject
+from dicom_node.results.source import SourceSeries
+from dicom_node.results.writer import write_results
 from inference.domain import Findings
 from inference.volume import load_volume
 

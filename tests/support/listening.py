@@ -206,7 +206,9 @@ class RawSender:
         kind, length = struct.unpack(">BxL", self._exactly(6))
         return kind, self._exactly(length)
 
-    def send_values(self, context_id: int, is_command: bool, data: bytes, size: int = 60000) -> None:
+    def send_values(
+        self, context_id: int, is_command: bool, data: bytes, size: int = 60000
+    ) -> None:
         pieces = [data[start : start + size] for start in range(0, len(data), size)] or [b""]
         for number, piece in enumerate(pieces, 1):
             control = is_command | (2 if number == len(pieces) else 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ import pydicom
 import pytest
 
 from support.orthanc import Orthanc
-from support.peers import program
+from support.peers import PEERS, Peer, program, require_peer
 from support.redis_server import RedisServer
 from support.synthetic_ct import synthetic_series
 
@@ -91,3 +92,25 @@ def test_synthetic_series_is_the_same_each_time(tmp_path: Path) -> None:
     two = synthetic_series(tmp_path / "two", slices=2, matrix=64)
     for a, b in zip(one.paths, two.paths, strict=True):
         assert a.read_bytes() == b.read_bytes()
+
+
+def test_absent_peer_skips_here_and_fails_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = {**PEERS, "orthanc": Peer(lambda: False, "orthanc orthanc-dicomweb")}
+    monkeypatch.setattr("support.peers.PEERS", absent)
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match=r"not installed: .*apt install orthanc"):
+        require_peer("orthanc")
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="orthanc is not installed"):
+        require_peer("orthanc")
+
+
+def test_markers_name_peers_that_exist() -> None:
+    tests = Path(__file__).resolve().parents[1]
+    named = {
+        name
+        for path in tests.rglob("test_*.py")
+        for names in re.findall(r"mark\.peer\(([^)]*)\)", path.read_text())
+        for name in re.findall(r"\"(\w+)\"", names)
+    }
+    assert named <= PEERS.keys()

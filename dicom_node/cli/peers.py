@@ -1,0 +1,199 @@
+"""``m3lung peers``: who may send to us, and who gets the results."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from dicom_node.delivery.connection_test import Step, StepResult, check_peer, is_healthy
+from dicom_node.domain import ObjectKind
+from dicom_node.errors import ConfigurationError
+from dicom_node.peers_document import PeersDocument, peer_from
+from dicom_node.settings import Peer, PeerRole, load_settings
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="peers",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="""Manage the AE titles this node talks to.
+
+    A *source* may send to us; a *destination* gets the results. They stand as `[[peers]]` in
+    `node.toml`; every change is checked first, and the version before it is kept in
+    `config-history` under the state directory.
+
+    Example: `m3lung peers add pacs --ae-title ARCHIVE --host pacs.example.org --port 104`,
+    then `m3lung peers test pacs`.
+    """,
+)
+
+_STYLES = {StepResult.OK: "green", StepResult.FAILED: "bold red", StepResult.SKIPPED: "dim"}
+
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", help="node.toml; else M3LUNG_CONFIG, ./node.toml, ~/.config/m3lung."),
+]
+Name = Annotated[str, typer.Argument(help="What the peer is called here, such as `pacs`.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON on standard output, for scripts.")]
+
+
+@app.command()
+def add(
+    name: Name,
+    ae_title: Annotated[
+        str, typer.Option("--ae-title", help="The peer's own AE title, 1 to 16 characters.")
+    ],
+    host: Annotated[str, typer.Option(help="Host name or address.")],
+    port: Annotated[int, typer.Option(help="TCP port of its DICOM service, often 104 or 11112.")],
+    role: Annotated[
+        list[PeerRole] | None,
+        typer.Option(help="`source`, `destination`, or both (repeat it). Default: both."),
+    ] = None,
+    output: Annotated[
+        list[ObjectKind] | None,
+        typer.Option(help="What a destination gets (repeat it). Default: everything."),
+    ] = None,
+    compress: Annotated[
+        Literal["none", "lossless", "jpeg"],
+        typer.Option(help="How overlays are sent where the peer accepts it."),
+    ] = "lossless",
+    query: Annotated[
+        bool,
+        typer.Option(
+            "--query", help="The source answers C-FIND: ask it how many images a series has."
+        ),
+    ] = False,
+    config: Config = None,
+) -> None:
+    """Add a peer.
+
+    Example, a PACS that sends CT series and gets all results:
+    `m3lung peers add pacs --ae-title ARCHIVE --host 10.0.0.5 --port 104 --query`
+
+    Example, a viewer that gets overlays and summary only:
+    `m3lung peers add viewer --ae-title VIEWER --host 10.0.0.9 --port 4242
+    --role destination --output overlay --output summary`
+    """
+    try:
+        peer = peer_from(
+            {
+                "name": name,
+                "ae_title": ae_title,
+                "host": host,
+                "port": port,
+                "query": query,
+                "compress": compress,
+                **({"roles": tuple(role)} if role else {}),
+                **({"outputs": tuple(output)} if output else {}),
+            }
+        )
+        document = PeersDocument(config)
+        kept = document.add(peer)
+    except ConfigurationError as error:
+        raise _usage(error) from error
+    typer.echo(f"added {peer.name} ({peer.ae_title} at {peer.host}:{peer.port}) to {document.path}")
+    _say_kept(kept)
+    typer.echo(f"Try it: m3lung peers test {peer.name}")
+
+
+@app.command()
+def remove(name: Name, config: Config = None) -> None:
+    """Remove a peer. Example: `m3lung peers remove viewer`.
+
+    What already waits for it stays in the ledger and is sent if it is added again.
+    """
+    try:
+        document = PeersDocument(config)
+        kept = document.remove(name)
+    except ConfigurationError as error:
+        raise _usage(error) from error
+    typer.echo(f"removed {name} from {document.path}")
+    _say_kept(kept)
+
+
+@app.command("list")
+def list_peers(as_json: Json = False, config: Config = None) -> None:
+    """List the peers. Example: `m3lung peers list --json`."""
+    try:
+        peers = load_settings(config).peers
+    except ConfigurationError as error:
+        raise _usage(error) from error
+    if as_json:
+        typer.echo(json.dumps([peer.model_dump(mode="json") for peer in peers], indent=2))
+    elif not peers:
+        typer.echo(
+            "no peers; add one: m3lung peers add pacs --ae-title ARCHIVE --host … --port 104"
+        )
+    else:
+        Console().print(_peers_table(peers))
+
+
+@app.command("test")
+def try_peer(name: Name, as_json: Json = False, config: Config = None) -> None:
+    """Try a peer step by step: name, TCP, association, C-ECHO, and each object it would get.
+
+    Nothing is stored at the peer. Exit code 3 if anything failed.
+
+    Example: `m3lung peers test pacs`
+    """
+    try:
+        settings = load_settings(config)
+        peer = settings.peer(name)
+    except ConfigurationError as error:
+        raise _usage(error) from error
+    steps = check_peer(settings, peer)
+    healthy = is_healthy(steps)
+    if as_json:
+        report = {
+            "peer": peer.name,
+            "healthy": healthy,
+            "steps": [dataclasses.asdict(step) for step in steps],
+        }
+        typer.echo(json.dumps(report, indent=2))
+    else:
+        Console().print(_steps_table(peer, steps))
+    if not healthy:
+        raise typer.Exit(3)
+
+
+def _usage(error: ConfigurationError) -> typer.Exit:
+    typer.secho(str(error), err=True)
+    return typer.Exit(2)
+
+
+def _say_kept(kept: Path | None) -> None:
+    if kept is not None:
+        typer.echo(f"the version before: {kept}")
+
+
+def _peers_table(peers: tuple[Peer, ...]) -> Table:
+    table = Table("name", "AE title", "address", "roles", "outputs", "compress", "query", "enabled")
+    for peer in peers:
+        everything = set(peer.outputs) == set(ObjectKind)
+        table.add_row(
+            peer.name,
+            escape(peer.ae_title),
+            escape(f"{peer.host}:{peer.port}"),
+            ", ".join(peer.roles),
+            "all" if everything else ", ".join(peer.outputs),
+            peer.compress,
+            "yes" if peer.query else "no",
+            "yes" if peer.enabled else "no",
+        )
+    return table
+
+
+def _steps_table(peer: Peer, steps: list[Step]) -> Table:
+    table = Table("step", "result", "found", title=escape(f"{peer.name}: {peer.ae_title}"))
+    for step in steps:
+        style = _STYLES[step.result]
+        table.add_row(step.name, f"[{style}]{step.result}[/]", escape(step.words))
+    return table

@@ -1,0 +1,225 @@
+"""Whether a peer can be reached and takes what it is to get: ``m3lung peers test``."""
+
+from __future__ import annotations
+
+import enum
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pydicom.uid import (
+    UID,
+    Comprehensive3DSRStorage,
+    ComprehensiveSRStorage,
+    EnhancedSRStorage,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    KeyObjectSelectionDocumentStorage,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+)
+from pynetdicom.sop_class import Verification
+
+from dicom_node.delivery.presentation import transfer_syntaxes
+from dicom_node.delivery.scu import sender_of
+from dicom_node.delivery.upper_layer import Association, Context
+from dicom_node.domain import ObjectKind
+from dicom_node.errors import DeliveryError
+from dicom_node.settings import NodeSettings, Peer
+from dicom_node.source_query import QueryFailed, count_instances
+
+__all__ = ["SOP_CLASSES", "Step", "StepResult", "check_peer", "echo", "is_healthy"]
+
+_VERIFICATION: Context = (str(Verification), str(ImplicitVRLittleEndian))
+
+# What each output is sent as, the preferred SOP class first.
+SOP_CLASSES: Mapping[ObjectKind, tuple[str, ...]] = {
+    ObjectKind.REPORT: (
+        str(Comprehensive3DSRStorage),
+        str(ComprehensiveSRStorage),
+        str(EnhancedSRStorage),
+    ),
+    ObjectKind.OVERLAY: (str(SecondaryCaptureImageStorage),),
+    ObjectKind.SUMMARY: (str(SecondaryCaptureImageStorage),),
+    ObjectKind.SEGMENTATION: (str(SegmentationStorage),),
+    ObjectKind.KEY_OBJECTS: (str(KeyObjectSelectionDocumentStorage),),
+}
+# No series has this UID: the question is whether it is answered at all.
+_NO_SUCH_UID = "2.25.0"
+
+
+class StepResult(enum.StrEnum):
+    """How one step of the test went."""
+
+    OK = "ok"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a connection test.
+
+    Attributes
+    ----------
+    name : str
+        "name resolution", "TCP", "TLS", "association", "C-ECHO", an ObjectKind, or "C-FIND".
+    words : str
+        What was found, and what an administrator has to do about it.
+    """
+
+    name: str
+    result: StepResult
+    words: str
+
+
+def is_healthy(steps: list[Step]) -> bool:
+    """Whether nothing failed."""
+    return all(step.result is not StepResult.FAILED for step in steps)
+
+
+def check_peer(settings: NodeSettings, peer: Peer) -> list[Step]:
+    """Try `peer` step by step, storing nothing there.
+
+    Steps behind a failed one are reported as skipped. Takes at most a connect timeout and a few
+    response timeouts of ``settings.delivery``.
+    """
+    steps = [_resolve(peer)]
+    if is_healthy(steps):
+        steps.append(_connect(settings, peer))
+    if is_healthy(steps):
+        steps.append(Step("TLS", StepResult.SKIPPED, "not configured: the connection is plain"))
+        steps.extend(_associate(settings, peer))
+    if peer.is_source and peer.query:
+        associated = any(step.name == "association" and step.result == "ok" for step in steps)
+        steps.append(_query(settings, peer, associated=associated))
+    return steps
+
+
+def echo(settings: NodeSettings, host: str, port: int, ae_title: str) -> Step:
+    """Verify a connection by C-ECHO alone."""
+    try:
+        with Association.request(
+            sender_of(settings), host, port, ae_title, [_VERIFICATION]
+        ) as association:
+            return _echo_over(association)
+    except DeliveryError as error:
+        return Step("C-ECHO", StepResult.FAILED, str(error))
+
+
+def _resolve(peer: Peer) -> Step:
+    name = "name resolution"
+    try:
+        found = socket.getaddrinfo(peer.host, peer.port, type=socket.SOCK_STREAM)
+    except (socket.gaierror, UnicodeError) as error:
+        words = f"{peer.host} has no address ({error}): correct the host, or the name server"
+        return Step(name, StepResult.FAILED, words)
+    addresses = dict.fromkeys(str(entry[4][0]) for entry in found)
+    return Step(name, StepResult.OK, f"{peer.host} is {', '.join(addresses)}")
+
+
+def _connect(settings: NodeSettings, peer: Peer) -> Step:
+    where = f"{peer.host}:{peer.port}"
+    timeout_s = settings.delivery.connect_timeout_s
+    began = time.monotonic()
+    try:
+        socket.create_connection((peer.host, peer.port), timeout=timeout_s).close()
+    except ConnectionRefusedError:
+        words = f"{where} refuses: nothing listens there; is the port right, is the PACS running?"
+    except TimeoutError:
+        words = f"{where} does not answer within {timeout_s:g} s: a firewall, or the wrong address"
+    except OSError as error:
+        words = f"{where} cannot be reached: {error.strerror}"
+    else:
+        milliseconds = (time.monotonic() - began) * 1000
+        return Step("TCP", StepResult.OK, f"{where} connected in {milliseconds:.1f} ms")
+    return Step("TCP", StepResult.FAILED, words)
+
+
+def _associate(settings: NodeSettings, peer: Peer) -> list[Step]:
+    outputs = peer.outputs if peer.is_destination else ()
+    proposal = [_VERIFICATION]
+    for kind in outputs:
+        for sop_class_uid in SOP_CLASSES[kind]:
+            proposal += [(sop_class_uid, uid) for uid in _syntaxes(sop_class_uid, peer)]
+    titles = f"{settings.ae_title} to {peer.ae_title}"
+    try:
+        with Association.request(
+            sender_of(settings),
+            peer.host,
+            peer.port,
+            peer.ae_title,
+            list(dict.fromkeys(proposal)),
+        ) as association:
+            steps = [Step("association", StepResult.OK, f"{titles}: accepted")]
+            if _VERIFICATION in association.accepted:
+                steps.append(_echo_over(association))
+            else:
+                words = "the peer does not offer Verification"
+                steps.append(Step("C-ECHO", StepResult.SKIPPED, words))
+            steps += [_output(association, kind, peer) for kind in outputs]
+            return steps
+    except DeliveryError as error:
+        return [Step("association", StepResult.FAILED, f"{titles}: {error}")]
+
+
+def _echo_over(association: Association) -> Step:
+    began = time.monotonic()
+    try:
+        response = association.c_echo()
+    except DeliveryError as error:
+        return Step("C-ECHO", StepResult.FAILED, str(error))
+    milliseconds = (time.monotonic() - began) * 1000
+    if response.status:
+        return Step("C-ECHO", StepResult.FAILED, f"answered with status 0x{response.status:04X}")
+    return Step("C-ECHO", StepResult.OK, f"answered in {milliseconds:.1f} ms")
+
+
+def _output(association: Association, kind: ObjectKind, peer: Peer) -> Step:
+    """Say what becomes of one output at this peer."""
+    refused = []
+    for sop_class_uid in SOP_CLASSES[kind]:
+        syntaxes = _syntaxes(sop_class_uid, peer)
+        taken = [uid for uid in syntaxes if (sop_class_uid, uid) in association.accepted]
+        if not taken:
+            refused.append(sop_class_uid)
+            continue
+        words = f"{_title(sop_class_uid)} will be sent as {UID(taken[0]).name}"
+        if refused:
+            words = f"{', '.join(map(_title, refused))} not accepted: {words}"
+        not_taken = [UID(uid).name for uid in syntaxes[: syntaxes.index(taken[0])]]
+        if not_taken:
+            words += f" ({', '.join(not_taken)} not accepted)"
+        return Step(kind.value, StepResult.OK, words)
+    reasons = {association.refused.get((uid, str(ExplicitVRLittleEndian)), "") for uid in refused}
+    words = (
+        f"{', '.join(map(_title, refused))} not accepted ({', '.join(sorted(reasons))}): enable it "
+        f"at the peer, or take {kind.value} out of this peer's outputs"
+    )
+    return Step(kind.value, StepResult.FAILED, words)
+
+
+def _query(settings: NodeSettings, peer: Peer, *, associated: bool) -> Step:
+    if not associated:
+        return Step("C-FIND", StepResult.SKIPPED, "there is no association to ask over")
+    try:
+        count = count_instances(settings, peer, _NO_SUCH_UID, _NO_SUCH_UID)
+    except QueryFailed as error:
+        return Step(
+            "C-FIND",
+            StepResult.FAILED,
+            f"{error}: allow our AE title to query, or set query = false",
+        )
+    if count is None:
+        words = "the peer refuses the question how many images a series has: set query = false"
+        return Step("C-FIND", StepResult.FAILED, words)
+    return Step("C-FIND", StepResult.OK, "answered at series level")
+
+
+def _syntaxes(sop_class_uid: str, peer: Peer) -> tuple[str, ...]:
+    return transfer_syntaxes(sop_class_uid, str(ExplicitVRLittleEndian), peer.compress)
+
+
+def _title(sop_class_uid: str) -> str:
+    return UID(sop_class_uid).name.removesuffix(" Storage")

@@ -1,0 +1,99 @@
+"""The storage SCU: one object over one association, and what came of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dicom_node.delivery.encoding import StoredObject, encoded_dataset
+from dicom_node.delivery.presentation import Compression, transfer_syntaxes
+from dicom_node.delivery.retry import event_of_error, read_status
+from dicom_node.delivery.upper_layer import Association, Sender
+from dicom_node.errors import DeliveryError, UnsendableObject
+from dicom_node.ledger.states import DeliveryEvent
+from dicom_node.settings import DeliverySettings, NodeSettings
+
+__all__ = ["Outcome", "accepted_syntaxes", "sender_of", "store"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one attempt to deliver one object came to.
+
+    Attributes
+    ----------
+    event : DeliveryEvent
+        ACCEPTED, TRANSIENT, PERMANENT or BAD_OBJECT.
+    words : str
+        For an administrator; empty for a plain success, a warning's text for one with a warning.
+    status : int or None
+        The peer's C-STORE status, None if it gave none.
+    transfer_syntax_uid : str
+        What was sent, empty if nothing was.
+    seconds : float
+        From opening the file to the peer's answer.
+    """
+
+    event: DeliveryEvent
+    words: str = ""
+    status: int | None = None
+    transfer_syntax_uid: str = ""
+    seconds: float = 0.0
+
+    @classmethod
+    def of_error(cls, error: DeliveryError) -> Outcome:
+        """Return the outcome that `error` stands for."""
+        return cls(event_of_error(error), str(error))
+
+
+def sender_of(settings: NodeSettings) -> Sender:
+    """Return how this node introduces itself to its peers."""
+    delivery: DeliverySettings = settings.delivery
+    return Sender(settings.ae_title, delivery.connect_timeout_s, delivery.response_timeout_s)
+
+
+def accepted_syntaxes(
+    association: Association, stored: StoredObject, compress: Compression
+) -> list[str]:
+    """Return the transfer syntaxes in which the peer takes `stored`, the preferred one first."""
+    wanted = transfer_syntaxes(stored.sop_class_uid, stored.transfer_syntax_uid, compress)
+    return [uid for uid in wanted if (stored.sop_class_uid, uid) in association.accepted]
+
+
+def store(association: Association, stored: StoredObject, syntaxes: Sequence[str]) -> Outcome:
+    """Send `stored` in the first of `syntaxes` in which it can be encoded.
+
+    Parameters
+    ----------
+    syntaxes : sequence of str
+        What :func:`accepted_syntaxes` returned, at least one.
+
+    Raises
+    ------
+    TransientDelivery
+        The association is lost.
+    UnsendableObject
+        The file is missing, altered, or can be encoded in none of `syntaxes`.
+    """
+    began = time.monotonic()
+    failure: UnsendableObject | None = None
+    for syntax in syntaxes:
+        try:
+            with encoded_dataset(stored, syntax) as dataset:
+                response = association.c_store(
+                    association.accepted[stored.sop_class_uid, syntax],
+                    stored.sop_class_uid,
+                    stored.sop_instance_uid,
+                    dataset,
+                )
+        except UnsendableObject as error:  # another syntax may still do
+            failure = error
+            continue
+        answer = read_status(response.status)
+        # A preferred transfer syntax that failed here is told, though the object went.
+        parts = (answer.words, response.comment, str(failure or ""))
+        words = ": ".join(part for part in parts if part)
+        seconds = time.monotonic() - began
+        return Outcome(answer.event, words, response.status, syntax, seconds)
+    raise failure or UnsendableObject("no transfer syntax was accepted")

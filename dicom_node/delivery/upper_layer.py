@@ -1,0 +1,418 @@
+"""One association as requestor, synchronous, on pynetdicom's PDUs (PS3.8).
+
+pynetdicom's own requestor runs an association in two polling threads, hides why a connection
+failed in its log, and leaves Nagle's algorithm on. A sender has nothing to do but wait for the
+answer, so here one thread writes a request and reads the response, each with a deadline, and
+every failure is an exception that says what happened.
+
+``TCP_NODELAY`` and ``TCP_QUICKACK`` matter more than all else: a default peer writes its
+response in two pieces with Nagle on, and waits about 45 ms for our delayed acknowledgement.
+Linux leaves quick-acknowledge mode by itself, so it is set again around each receive.
+"""
+
+from __future__ import annotations
+
+import io
+import socket
+import struct
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+from pydicom.uid import UID
+from pynetdicom import PYNETDICOM_IMPLEMENTATION_UID
+from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ
+from pynetdicom.pdu_primitives import (
+    A_ASSOCIATE,
+    ImplementationClassUIDNotification,
+    ImplementationVersionNameNotification,
+    MaximumLengthNotification,
+)
+from pynetdicom.presentation import build_context
+
+from dicom_node.delivery.dimse import Response, c_echo_rq, c_store_rq, read_response
+from dicom_node.delivery.retry import rejection
+from dicom_node.errors import PermanentDelivery, TransientDelivery
+
+__all__ = ["Association", "Context", "Sender"]
+
+_APPLICATION_CONTEXT = UID("1.2.840.10008.3.1.1.1")
+_OUR_MAX_PDU = 65536  # we receive responses only
+_LARGEST_PDU = 1 << 20  # what a peer's header may announce before we hang up
+_UNLIMITED_FRAGMENT = 131072  # to a peer that announces no limit
+_WRITE_BYTES = 1 << 20  # PDUs are gathered to about this much per write
+
+_ASSOCIATE_AC, _ASSOCIATE_RJ, _P_DATA, _RELEASE_RQ, _RELEASE_RP, _ABORT = 2, 3, 4, 5, 6, 7
+_RELEASE_RQ_PDU = struct.pack(">BBLL", _RELEASE_RQ, 0, 4, 0)
+_RELEASE_RP_PDU = struct.pack(">BBLL", _RELEASE_RP, 0, 4, 0)
+_ABORT_PDU = struct.pack(">BBLBBBB", _ABORT, 0, 4, 0, 0, 0, 0)
+
+# PS3.8 Table 9-18, result of a presentation context.
+_REFUSALS = {
+    1: "refused by the peer",
+    2: "refused by the peer without reason",
+    3: "SOP class not supported",
+    4: "transfer syntax not supported",
+}
+
+Context = tuple[str, str]
+"""A presentation context as proposed: (abstract syntax UID, one transfer syntax UID)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """How we introduce ourselves, and how long we wait.
+
+    Attributes
+    ----------
+    ae_title : str
+        Calling AE title.
+    connect_timeout_s, response_timeout_s : float
+        For the TCP connection; for each answer of the peer.
+    """
+
+    ae_title: str
+    connect_timeout_s: float = 10.0
+    response_timeout_s: float = 60.0
+
+
+class Association:
+    """An established association; a context manager that releases it.
+
+    Attributes
+    ----------
+    accepted : dict of Context to int
+        Presentation context IDs of what the peer accepted.
+    refused : dict of Context to str
+        Why not, in words.
+    """
+
+    def __init__(self, sock: socket.socket, sender: Sender, peer_ae_title: str) -> None:
+        self._sock = sock
+        self._sender = sender
+        self._peer_ae_title = peer_ae_title
+        self._max_pdu = 0
+        self._message_id = 0
+        self._open = True
+        self.accepted: dict[Context, int] = {}
+        self.refused: dict[Context, str] = {}
+
+    @classmethod
+    def request(
+        cls, sender: Sender, host: str, port: int, ae_title: str, contexts: Sequence[Context]
+    ) -> Self:
+        """Connect to `host` and `port`, propose `contexts` to `ae_title`, one syntax each.
+
+        Raises
+        ------
+        TransientDelivery
+            No connection, no answer in time, abort, congestion.
+        PermanentDelivery
+            Rejected for good, or no context accepted.
+        """
+        association = cls(_connect(sender, host, port), sender, ae_title)
+        try:
+            association._negotiate(contexts)
+        except BaseException:
+            association._close()
+            raise
+        return association
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Release; abort if an exception is passing."""
+        if kind is None:
+            self.release()
+        else:
+            self.abort()
+
+    def c_store(
+        self, context_id: int, sop_class_uid: str, sop_instance_uid: str, dataset: BinaryIO
+    ) -> Response:
+        """Send one instance and return the peer's response.
+
+        Parameters
+        ----------
+        dataset : binary file
+            Positioned at the encoded data set's first byte; streamed to its end.
+
+        Raises
+        ------
+        TransientDelivery
+            The association is lost; it cannot be used further.
+        """
+        command = c_store_rq(self._next_id(), sop_class_uid, sop_instance_uid)
+        try:
+            self._write(_gathered(self._message(context_id, command, dataset)))
+        except OSError as error:  # of the file: those of the socket are handled below
+            self.abort()
+            raise TransientDelivery(f"the stored file failed while it was sent: {error}") from error
+        return self._response()
+
+    def c_echo(self) -> Response:
+        """Verify the association; the Verification context has to be accepted.
+
+        Raises
+        ------
+        TransientDelivery
+            The association is lost.
+        """
+        context_id = self.accepted["1.2.840.10008.1.1", "1.2.840.10008.1.2"]
+        self._write(self._message(context_id, c_echo_rq(self._next_id()), None))
+        return self._response()
+
+    def release(self) -> None:
+        """Release in good order; a peer that does not answer is disconnected."""
+        if not self._open:
+            return
+        try:
+            self._send(_RELEASE_RQ_PDU)
+            while self._read_pdu()[0] != _RELEASE_RP:
+                pass
+        except TransientDelivery:
+            pass  # every object was answered before: nothing is lost with the farewell
+        self._close()
+
+    def abort(self) -> None:
+        """Abort and disconnect."""
+        if self._open:
+            try:
+                self._sock.settimeout(1.0)
+                self._sock.sendall(_ABORT_PDU)
+            except OSError:
+                pass  # the peer is gone already
+            self._close()
+
+    def _negotiate(self, contexts: Sequence[Context]) -> None:
+        proposed = []
+        for number, (abstract, transfer) in enumerate(contexts):
+            context = build_context(abstract, transfer)
+            context.context_id = 2 * number + 1  # PS3.8 §9.3.2.2: odd, 1 to 255
+            proposed.append(context)
+        self._write([_associate_rq(self._sender.ae_title, self._peer_ae_title, proposed)])
+        kind, body = self._read_pdu()
+        header = struct.pack(">BBL", kind, 0, len(body))
+        if kind == _ASSOCIATE_RJ:
+            pdu: Any = A_ASSOCIATE_RJ()
+            pdu.decode(header + body)
+            raise rejection(
+                pdu.result,
+                pdu.source,
+                pdu.reason_diagnostic,
+                us=self._sender.ae_title,
+                them=self._peer_ae_title,
+            )
+        if kind != _ASSOCIATE_AC:
+            raise TransientDelivery(f"the peer answered the association request by PDU {kind}")
+        self._take_over(_decoded_ac(header + body), contexts)
+
+    def _take_over(self, answer: Any, contexts: Sequence[Context]) -> None:
+        results = {
+            context.context_id: context.result
+            for context in answer.presentation_context_definition_results_list
+        }
+        if not results:
+            raise TransientDelivery("the peer's A-ASSOCIATE-AC answers none of our contexts")
+        for number, context in enumerate(contexts):
+            context_id = 2 * number + 1
+            result = results.get(context_id, 2)
+            if result == 0:
+                self.accepted[context] = context_id
+            else:
+                self.refused[context] = _REFUSALS.get(result, f"refused with result {result}")
+        self._max_pdu = answer.maximum_length_received or 0
+        if not self.accepted:
+            reasons = ", ".join(sorted(set(self.refused.values())))
+            raise PermanentDelivery(
+                f"the peer accepted none of our presentation contexts: {reasons}"
+            )
+
+    def _next_id(self) -> int:
+        self._message_id = self._message_id % 0xFFFF + 1
+        return self._message_id
+
+    def _message(
+        self, context_id: int, command: bytes, dataset: BinaryIO | None
+    ) -> Iterator[bytes]:
+        """Yield a message's P-DATA-TF PDUs, one PDV each (PS3.8 Annex E)."""
+        # 6 bytes of each PDU's length belong to the PDV header; fragments have even length.
+        size = (self._max_pdu - 6) & ~1 if self._max_pdu > 8 else _UNLIMITED_FRAGMENT
+        yield from _fragments(context_id, io.BytesIO(command), size, 0x01)
+        if dataset is not None:
+            yield from _fragments(context_id, dataset, size, 0x00)
+
+    def _write(self, pdus: Iterable[bytes]) -> None:
+        for pdu in pdus:
+            self._send(pdu)
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self._sock.settimeout(self._sender.response_timeout_s)
+            self._sock.sendall(data)
+            _quick_ack(self._sock)
+        except TimeoutError as error:
+            raise self._broken("the peer stopped reading") from error
+        except OSError as error:
+            raise self._broken(f"connection lost while sending: {error.strerror}") from error
+
+    def _response(self) -> Response:
+        response = read_response(self._read_command())
+        if response.message_id != self._message_id:
+            raise self._broken("the peer answered another message")
+        if response.has_dataset:  # C-STORE and C-ECHO responses carry none
+            raise self._broken("the peer's response announces a data set")
+        return response
+
+    def _read_command(self) -> bytes:
+        command = bytearray()
+        while True:
+            kind, body = self._read_pdu()
+            if kind != _P_DATA:
+                raise self._broken(f"the peer sent PDU {kind} in place of a response")
+            for control, fragment in _pdvs(body):
+                if control & 0x01:
+                    command += fragment
+                if control & 0x03 == 0x03:
+                    return bytes(command)
+
+    def _read_pdu(self) -> tuple[int, bytes]:
+        """Read one PDU: its type and what follows its header."""
+        deadline = time.monotonic() + self._sender.response_timeout_s
+        kind, length = struct.unpack(">BxL", self._read(6, deadline))
+        if length > _LARGEST_PDU:
+            raise self._broken(f"the peer announces a PDU of {length} bytes")
+        body = self._read(length, deadline)
+        if kind == _ABORT:
+            # Orthanc lets a title in that may only echo, and aborts its first C-STORE.
+            raise self._broken(
+                "the peer aborted the association: its log says why; "
+                f"perhaps it does not let {self._sender.ae_title} store"
+            )
+        if kind == _RELEASE_RQ:
+            self._send(_RELEASE_RP_PDU)
+            raise self._broken("the peer released the association")
+        return kind, body
+
+    def _read(self, count: int, deadline: float) -> bytes:
+        data = bytearray(count)
+        view = memoryview(data)
+        while view:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                raise self._broken("no answer in time")
+            self._sock.settimeout(remaining)
+            try:
+                received = self._sock.recv_into(view)
+                _quick_ack(self._sock)
+            except TimeoutError:
+                raise self._broken("no answer in time") from None
+            except OSError as error:
+                raise self._broken(f"connection lost: {error.strerror}") from error
+            if not received:
+                raise self._broken("the peer closed the connection")
+            view = view[received:]
+        return bytes(data)
+
+    def _broken(self, words: str) -> TransientDelivery:
+        """Disconnect, and return the error to raise."""
+        self._close()
+        return TransientDelivery(words)
+
+    def _close(self) -> None:
+        self._open = False
+        self._sock.close()
+
+
+def _connect(sender: Sender, host: str, port: int) -> socket.socket:
+    try:
+        sock = socket.create_connection((host, port), timeout=sender.connect_timeout_s)
+    except socket.gaierror as error:
+        raise TransientDelivery(f"the host name {host} cannot be resolved") from error
+    except TimeoutError as error:
+        raise TransientDelivery(f"no TCP connection to {host}:{port} in time") from error
+    except OSError as error:
+        raise TransientDelivery(f"no TCP connection to {host}:{port}: {error.strerror}") from error
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    _quick_ack(sock)
+    return sock
+
+
+def _quick_ack(sock: socket.socket) -> None:
+    if hasattr(socket, "TCP_QUICKACK"):  # Linux only
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+
+def _associate_rq(calling: str, called: str, contexts: list[Any]) -> bytes:
+    maximum_length = MaximumLengthNotification()
+    maximum_length.maximum_length_received = _OUR_MAX_PDU
+    implementation = ImplementationClassUIDNotification()
+    implementation.implementation_class_uid = PYNETDICOM_IMPLEMENTATION_UID
+    version = ImplementationVersionNameNotification()
+    version.implementation_version_name = "M3LUNG_NODE"
+    primitive = A_ASSOCIATE()
+    primitive.application_context_name = _APPLICATION_CONTEXT
+    primitive.calling_ae_title = calling
+    primitive.called_ae_title = called
+    primitive.presentation_context_definition_list = contexts
+    primitive.user_information = [maximum_length, implementation, version]
+    return bytes(A_ASSOCIATE_RQ(primitive).encode())
+
+
+def _decoded_ac(pdu_bytes: bytes) -> Any:
+    pdu: Any = A_ASSOCIATE_AC()
+    try:
+        pdu.decode(pdu_bytes)
+        return pdu.to_primitive()
+    except (ValueError, TypeError, KeyError, IndexError, struct.error) as error:
+        raise TransientDelivery("the peer's A-ASSOCIATE-AC cannot be read") from error
+
+
+def _fragments(context_id: int, source: BinaryIO, size: int, control: int) -> Iterator[bytes]:
+    """Yield P-DATA-TF PDUs of `source`, `size` bytes each; the last one carries bit 1."""
+    fragment = source.read(size)
+    while True:
+        following = source.read(size)
+        header = control if following else control | 0x02
+        length = len(fragment)
+        yield (
+            struct.pack(">BBLLBB", _P_DATA, 0, length + 6, length + 2, context_id, header)
+            + fragment
+        )
+        if not following:
+            return
+        fragment = following
+
+
+def _gathered(pdus: Iterable[bytes]) -> Iterator[bytes]:
+    """Join PDUs into writes of about one MiB: one system call for most objects."""
+    waiting: list[bytes] = []
+    size = 0
+    for pdu in pdus:
+        waiting.append(pdu)
+        size += len(pdu)
+        if size >= _WRITE_BYTES:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield b"".join(waiting)
+
+
+def _pdvs(body: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield (message control header, fragment) of a P-DATA-TF's body."""
+    offset = 0
+    while offset + 6 <= len(body):
+        (length,) = struct.unpack_from(">L", body, offset)
+        if length < 2 or offset + 4 + length > len(body):
+            raise TransientDelivery("the peer's P-DATA-TF cannot be read")
+        yield body[offset + 5], body[offset + 6 : offset + 4 + length]
+        offset += 4 + length

@@ -1,0 +1,81 @@
+"""Presentation contexts: which SOP classes and transfer syntaxes the node accepts.
+
+Read by the listener and by whoever states the node's conformance (PS3.2).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Literal
+
+from pydicom import uid
+from pynetdicom.presentation import (
+    AllStoragePresentationContexts,
+    PresentationContext,
+    build_context,
+)
+from pynetdicom.sop_class import (
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    LegacyConvertedEnhancedCTImageStorage,
+    Verification,
+)
+
+__all__ = ["CT_STORAGE", "DECODABLE_TRANSFER_SYNTAXES", "acceptable_contexts"]
+
+CT_STORAGE: frozenset[str] = frozenset(
+    {CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage}
+)
+"""What is kept and analysed."""
+
+DECODABLE_TRANSFER_SYNTAXES: tuple[str, ...] = (
+    # In our order of preference, where a sender lets us choose within one context: what needs no
+    # decoder, then lossless, then lossy.
+    uid.ExplicitVRLittleEndian,
+    uid.ImplicitVRLittleEndian,
+    uid.ExplicitVRBigEndian,
+    uid.JPEGLosslessSV1,
+    uid.JPEGLossless,
+    uid.JPEGLSLossless,
+    uid.JPEG2000Lossless,
+    uid.HTJ2KLossless,
+    uid.HTJ2KLosslessRPCL,
+    uid.RLELossless,
+    uid.JPEGLSNearLossless,
+    uid.JPEG2000,
+    uid.HTJ2K,
+    uid.JPEGExtended12Bit,
+    uid.JPEGBaseline8Bit,
+)
+"""Not the deflated syntax: a megabyte of it can inflate to gigabytes."""
+
+# Objects that are accepted and thrown away are never decoded: videos may come, too.
+_IGNORED_TRANSFER_SYNTAXES = DECODABLE_TRANSFER_SYNTAXES + tuple(
+    syntax
+    for syntax in uid.AllTransferSyntaxes
+    if syntax not in DECODABLE_TRANSFER_SYNTAXES and not uid.UID(syntax).is_deflated
+)
+
+
+@lru_cache
+def acceptable_contexts(other_storage: Literal["ignore", "refuse"]) -> list[PresentationContext]:
+    """Return what an acceptor of this node supports; a proposal picks from it (PS3.8 §9.3.2.2).
+
+    Parameters
+    ----------
+    other_storage : {"ignore", "refuse"}
+        Whether storage classes other than CT are accepted (to be thrown away), so that the
+        automatic route of a whole study does not fail on its dose report.
+    """
+    contexts = [build_context(Verification, list(DECODABLE_TRANSFER_SYNTAXES[:3]))]
+    contexts += [
+        build_context(sop_class, list(DECODABLE_TRANSFER_SYNTAXES))
+        for sop_class in sorted(CT_STORAGE)
+    ]
+    if other_storage == "ignore":
+        contexts += [
+            build_context(context.abstract_syntax, list(_IGNORED_TRANSFER_SYNTAXES))
+            for context in AllStoragePresentationContexts
+            if context.abstract_syntax not in CT_STORAGE
+        ]
+    return contexts

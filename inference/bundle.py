@@ -1,0 +1,341 @@
+"""Model bundles: a folder with ``manifest.json`` and safetensors weights.
+
+Everything that changes a prediction is in the bundle, nothing of it in the node's settings.
+The manifest names each weights file with its sha256, so the digest over the manifest and these
+is the identity of the model: it changes whenever any output can.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch import Tensor, nn
+
+from inference.domain import DiseaseClass, ModelIdentity, Training
+from inference.errors import BundleError
+from inference.lung_crop import CropParameters
+from inference.patient_net import PatientNet, PatientNetParameters
+from inference.slice_net import SliceNet, SliceNetParameters
+from inference.windowing import WindowParameters
+
+__all__ = ["Bundle", "Manifest", "load_bundle", "make_untrained_bundle", "write_bundle"]
+
+MANIFEST = "manifest.json"
+CLASS_NAMES = tuple(disease.key for disease in DiseaseClass)
+UNTRAINED_LIMITS = (
+    "Untrained: the weights are random numbers. Its output means nothing and must not be read."
+)
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+\.safetensors$")]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class WeightsFile(_Frozen):
+    """A weights file of the bundle and its digest."""
+
+    file: FileName
+    sha256: Sha256
+
+
+class Architecture(_Frozen):
+    """Constructor arguments of the two networks."""
+
+    slice_net: SliceNetParameters = SliceNetParameters()
+    patient_net: PatientNetParameters = PatientNetParameters()
+
+
+class Preprocessing(_Frozen):
+    """Crop and windows, as training used them."""
+
+    crop: CropParameters = CropParameters()
+    window: WindowParameters = WindowParameters()
+
+
+class Thresholds(_Frozen):
+    """Where scores become statements."""
+
+    lesion: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    nonparametric_healthy: Annotated[float, Field(gt=0, lt=1)] = 0.99
+
+
+class Manifest(_Frozen):
+    """``manifest.json``.
+
+    Attributes
+    ----------
+    format_version : int
+        1.
+    name, version : str
+    training : Training
+    limits : str
+        What the model must not be used for, in words; shown with its output.
+    classes : tuple of str
+        In class order; checked against :class:`~inference.domain.DiseaseClass`.
+    architecture, preprocessing, thresholds
+    slice_weights, patient_weights : WeightsFile
+    """
+
+    format_version: Literal[1] = 1
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    version: Annotated[str, Field(min_length=1, max_length=64)]
+    training: Training
+    limits: Annotated[str, Field(min_length=1, max_length=1000)]
+    classes: tuple[str, ...] = CLASS_NAMES
+    architecture: Architecture = Architecture()
+    preprocessing: Preprocessing = Preprocessing()
+    thresholds: Thresholds = Thresholds()
+    slice_weights: WeightsFile
+    patient_weights: WeightsFile
+
+    @model_validator(mode="after")
+    def _fits_this_software(self) -> Manifest:
+        if self.classes != CLASS_NAMES:
+            raise ValueError(f"classes are {self.classes}, this software needs {CLASS_NAMES}")
+        if not self.architecture.slice_net.multitask:
+            raise ValueError("the slice network has no lesion head: it cannot locate lesions")
+        if self.preprocessing.crop.input_size % 32:
+            raise ValueError("input_size is no multiple of 32")
+        if not self.preprocessing.window.centers_hu:
+            raise ValueError("there is no window centre")
+        return self
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A loaded model, its weights checked.
+
+    Attributes
+    ----------
+    manifest : Manifest
+    identity : ModelIdentity
+    slice_net : SliceNet
+        On the CPU, float32, evaluation mode.
+    patient_net : PatientNet
+    """
+
+    manifest: Manifest
+    identity: ModelIdentity
+    slice_net: SliceNet
+    patient_net: PatientNet
+
+
+def load_bundle(directory: Path) -> Bundle:
+    """Read a bundle and check every digest.
+
+    Parameters
+    ----------
+    directory : Path
+
+    Returns
+    -------
+    Bundle
+
+    Raises
+    ------
+    BundleError
+        A file is missing or altered, the format is unknown, the classes come in another order,
+        or the weights do not fit the architecture. The message names the file.
+    """
+    manifest, manifest_bytes = _read_manifest(directory)
+    slice_state = _read_weights(directory, manifest.slice_weights)
+    patient_state = _read_weights(directory, manifest.patient_weights)
+    slice_net = SliceNet(manifest.architecture.slice_net)
+    if slice_net.feature_size != manifest.architecture.patient_net.feature_size:
+        raise BundleError(
+            f"{MANIFEST}: the slice network gives {slice_net.feature_size} features, the patient "
+            f"network takes {manifest.architecture.patient_net.feature_size}"
+        )
+    patient_net = PatientNet(manifest.architecture.patient_net)
+    _fill(slice_net, slice_state, manifest.slice_weights.file)
+    _fill(patient_net, patient_state, manifest.patient_weights.file)
+    return Bundle(manifest, _identity(manifest, manifest_bytes), slice_net, patient_net)
+
+
+def write_bundle(
+    directory: Path, manifest: Mapping[str, object], slice_net: nn.Module, patient_net: nn.Module
+) -> Manifest:
+    """Write weights and manifest of a model.
+
+    Parameters
+    ----------
+    directory : Path
+        Made if absent; files of the same names are replaced.
+    manifest : mapping
+        Fields of :class:`Manifest` without the two weights files.
+    slice_net, patient_net : nn.Module
+        Convolutions and matrices are stored as float16 (half the size; their values are far
+        inside its range), everything else as float32.
+
+    Returns
+    -------
+    Manifest
+        As written.
+
+    Raises
+    ------
+    BundleError
+        The manifest does not validate, or a weight is not finite in its stored type.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    files = {}
+    for key, net in (("slice_weights", slice_net), ("patient_weights", patient_net)):
+        name = f"{key.removesuffix('_weights')}_net.safetensors"
+        content = save_safetensors({k: _stored(k, v) for k, v in net.state_dict().items()})
+        (directory / name).write_bytes(content)
+        files[key] = {"file": name, "sha256": hashlib.sha256(content).hexdigest()}
+    try:
+        checked = Manifest.model_validate({**manifest, **files})
+    except ValidationError as error:
+        raise BundleError(f"{MANIFEST}: {_first_problem(error)}") from error
+    text = json.dumps(checked.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
+    (directory / MANIFEST).write_text(text, encoding="utf-8")
+    return checked
+
+
+def make_untrained_bundle(
+    directory: Path,
+    seed: int = 0,
+    *,
+    slice_net: SliceNetParameters | None = None,
+    patient_net: PatientNetParameters | None = None,
+    crop: CropParameters | None = None,
+) -> Manifest:
+    """Write a bundle of random weights: the whole way of a series without a trained model.
+
+    Parameters
+    ----------
+    directory : Path
+    seed : int
+        The same seed gives the same bytes with the same torch.
+    slice_net, patient_net, crop
+        Other than the default architecture and preprocessing, for tests.
+
+    Returns
+    -------
+    Manifest
+        ``training`` is "untrained"; every output says so.
+    """
+    slice_parameters = slice_net or SliceNetParameters()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        slice_module = SliceNet(slice_parameters)
+        patient_parameters = patient_net or PatientNetParameters(
+            feature_size=slice_module.feature_size
+        )
+        patient_module = PatientNet(patient_parameters)
+        _spread(slice_module)
+    return write_bundle(
+        directory,
+        {
+            "name": "m3lung-untrained",
+            "version": f"0.0.0+seed{seed}",
+            "training": Training.UNTRAINED,
+            "limits": UNTRAINED_LIMITS,
+            "architecture": {
+                "slice_net": asdict(slice_parameters),
+                "patient_net": asdict(patient_parameters),
+            },
+            "preprocessing": {"crop": asdict(crop or CropParameters())},
+        },
+        slice_module,
+        patient_module,
+    )
+
+
+def _spread(net: SliceNet) -> None:
+    """Let random weights give readings that differ from place to place.
+
+    Without training batch norm normalises nothing: the last one of each bottleneck is scaled
+    down, so that 16 blocks do not double the variance 16 times. All features are positive, so
+    head weights with a mean would read the brightness of everything: the mean is taken out.
+    """
+    for name, module in net.named_modules():
+        if isinstance(module, nn.BatchNorm2d) and name.endswith("bn3"):
+            nn.init.constant_(module.weight, 0.25)
+    with torch.no_grad():
+        for head, gain in ((net.lesion_head, 30.0), (net.class_head, 10.0)):
+            if head is not None:
+                head.weight.sub_(head.weight.mean(dim=1, keepdim=True)).mul_(gain)
+                head.bias.zero_()
+
+
+def _stored(name: str, value: Tensor) -> Tensor:
+    if not value.is_floating_point():
+        return value.contiguous()
+    stored = value.detach().cpu().to(torch.float16 if value.ndim >= 2 else torch.float32)
+    if not bool(torch.isfinite(stored).all()):
+        raise BundleError(f"tensor {name} holds values that cannot be stored")
+    return stored.contiguous()
+
+
+def _read_manifest(directory: Path) -> tuple[Manifest, bytes]:
+    content = _read(directory / MANIFEST)
+    try:
+        return Manifest.model_validate_json(content), content
+    except ValidationError as error:
+        raise BundleError(f"{MANIFEST}: {_first_problem(error)}") from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    return f"{where}: {problem['msg']}" if where else str(problem["msg"])
+
+
+def _read_weights(directory: Path, weights: WeightsFile) -> dict[str, Tensor]:
+    content = _read(directory / weights.file)
+    if hashlib.sha256(content).hexdigest() != weights.sha256:
+        raise BundleError(f"{weights.file} has been altered: its sha256 is not the manifest's")
+    try:
+        return load_safetensors(content)
+    except SafetensorError as error:
+        raise BundleError(f"{weights.file} is not a safetensors file") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise BundleError(f"{path.name} is missing from the bundle {path.parent}") from error
+    except OSError as error:
+        raise BundleError(f"{path.name} cannot be read: {error.strerror}") from error
+
+
+def _fill(net: nn.Module, state: Mapping[str, Tensor], file: str) -> None:
+    wanted = net.state_dict()
+    odd = sorted(wanted.keys() ^ state.keys())
+    odd += [n for n in wanted.keys() & state.keys() if wanted[n].shape != state[n].shape]
+    if odd:
+        raise BundleError(
+            f"{file} does not fit the architecture: {len(odd)} tensors differ, such as {odd[0]}"
+        )
+    net.load_state_dict({name: state[name].to(wanted[name].dtype) for name in wanted})
+    net.eval()
+    net.requires_grad_(requires_grad=False)
+
+
+def _identity(manifest: Manifest, manifest_bytes: bytes) -> ModelIdentity:
+    digest = hashlib.sha256(manifest_bytes)
+    for weights in (manifest.slice_weights, manifest.patient_weights):
+        digest.update(bytes.fromhex(weights.sha256))
+    return ModelIdentity(
+        name=manifest.name,
+        version=manifest.version,
+        sha256=digest.hexdigest(),
+        training=manifest.training,
+        lesion_threshold=manifest.thresholds.lesion,
+    )

@@ -1,0 +1,185 @@
+"""Stored pixel values of a CT frame, and the Hounsfield units they stand for.
+
+Decoding is pydicom's with its installed plugins; this module adds what a CT reader has to do
+itself: unused bits, padding, the rescale, and an error a radiologist understands.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+
+from inference.errors import UndecodablePixels
+
+__all__ = ["AIR_HU", "MAX_HU", "FrameDecoder", "Padding", "Rescale", "decode_frame", "to_hu"]
+
+AIR_HU = -1024
+MAX_HU = 3071
+
+# What pydicom, its plugins and the parsers under them raise on pixel data they cannot read.
+DECODER_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+
+
+class FrameDecoder(Protocol):
+    """How one frame's stored values are got out of a dataset (in this process or in a child)."""
+
+    def __call__(self, instance: Dataset, frame_index: int, label: str) -> NDArray[np.int32]:
+        """Stored values, int32, shape (rows, columns)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rescale:
+    """Stored value to HU: ``stored * slope + intercept`` (PS3.3 C.11.1.1.2)."""
+
+    slope: float = 1.0
+    intercept: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Padding:
+    """Inclusive range of stored values outside the field of view (PS3.3 C.7.5.1.1.2)."""
+
+    low: int
+    high: int
+
+
+def decode_frame(instance: Dataset, frame_index: int, label: str) -> NDArray[np.int32]:
+    """Decode one frame to its stored values.
+
+    Parameters
+    ----------
+    instance : Dataset
+        With ``file_meta`` and pixel data.
+    frame_index : int
+        0-based; 0 for single-frame CT.
+    label : str
+        What the error calls the image: a file name or an instance number, no identifier.
+
+    Returns
+    -------
+    ndarray of int32, shape (rows, columns)
+        Bits above BitsStored are dropped and the sign is extended from HighBit
+        (PS3.5 §8.1.1), whatever the container held.
+
+    Raises
+    ------
+    UndecodablePixels
+        The transfer syntax is not supported, or the data are short, broken or not grey.
+    """
+    syntax = UID(str(instance.file_meta.get("TransferSyntaxUID", "")))
+    if int(instance.get("SamplesPerPixel", 1) or 1) != 1:
+        raise UndecodablePixels(f"The image {label} is a colour image, not a CT slice.")
+    try:
+        decoder = get_decoder(syntax)
+        raw, _ = decoder.as_array(instance, index=frame_index, raw=True, correct_unused_bits=False)
+    except NotImplementedError as error:
+        name = syntax.name if syntax else "unknown"
+        raise UndecodablePixels(
+            f"The image {label} is compressed in a way this system cannot read ({name})."
+        ) from error
+    except DECODER_ERRORS as error:
+        raise UndecodablePixels(
+            f"The pixel data of the image {label} are damaged or incomplete ({syntax.name})."
+        ) from error
+    if raw.ndim != 2:
+        raise UndecodablePixels(f"The image {label} does not hold one plane of pixels per frame.")
+    native = not syntax.is_encapsulated or syntax == DeflatedExplicitVRLittleEndian
+    return _stored_values(raw, instance, native=native)
+
+
+def _stored_values(
+    raw: NDArray[np.generic], instance: Dataset, *, native: bool
+) -> NDArray[np.int32]:
+    bits_allocated = int(instance.BitsAllocated)
+    bits_stored = int(instance.get("BitsStored") or bits_allocated)
+    high_bit = instance.get("HighBit")
+    high_bit = bits_stored - 1 if high_bit is None else int(high_bit)
+    signed = int(instance.get("PixelRepresentation") or 0) == 1
+    values = raw.astype(np.int32)
+    if native and bits_stored <= high_bit + 1 <= bits_allocated:
+        # Decoders of compressed frames return right-aligned samples; native cells may not be.
+        values >>= high_bit + 1 - bits_stored
+    if bits_stored < bits_allocated:
+        values &= (1 << bits_stored) - 1
+        if signed:
+            values -= (values >> (bits_stored - 1)) << bits_stored
+    return values
+
+
+def padding_of(instance: Dataset) -> Padding | None:
+    """Padding range of `instance` as stored values, None without PixelPaddingValue.
+
+    The VR of PixelPaddingValue follows PixelRepresentation, but some writers get it wrong: a
+    value that does not fit the sign is taken modulo 2^BitsAllocated.
+    """
+    value = instance.get("PixelPaddingValue")
+    if value is None or isinstance(value, (bytes, str)):
+        return None
+    limit = instance.get("PixelPaddingRangeLimit")
+    limit = value if limit is None or isinstance(limit, (bytes, str)) else limit
+    modulus = 1 << int(instance.get("BitsAllocated") or 16)
+    signed = int(instance.get("PixelRepresentation") or 0) == 1
+
+    def fit(number: int) -> int:
+        wrapped = int(number) % modulus
+        return wrapped - modulus if signed and wrapped >= modulus // 2 else wrapped
+
+    first, last = sorted((fit(value), fit(limit)))
+    return Padding(first, last)
+
+
+def to_hu(
+    stored: NDArray[np.int32], rescale: Rescale, padding: Padding | None
+) -> NDArray[np.int16]:
+    """Hounsfield units of stored values.
+
+    Parameters
+    ----------
+    stored : ndarray of int32, shape (rows, columns)
+    rescale : Rescale
+    padding : Padding or None
+        Compared on stored values, before the rescale; becomes -1024 HU.
+
+    Returns
+    -------
+    ndarray of int16, shape (rows, columns)
+        HU in [-1024, 3071], rounded to the nearest integer. GE's -2000 outside the circular
+        field of view (-3024 HU) ends at -1024 by the clip, with or without a padding value.
+    """
+    if rescale.slope == 1.0 and rescale.intercept.is_integer():
+        # int64: an absurd intercept must clip, not wrap.
+        offset = int(np.clip(rescale.intercept, -(2**40), 2**40))
+        hu = (
+            np.clip(stored.astype(np.int64) + offset, AIR_HU, MAX_HU)
+            if abs(offset) > 2**30
+            else (np.clip(stored + np.int32(offset), AIR_HU, MAX_HU))
+        )
+    else:
+        hu = np.clip(np.rint(stored * rescale.slope + rescale.intercept), AIR_HU, MAX_HU)
+    result = hu.astype(np.int16)
+    if padding is not None:
+        result[(stored >= padding.low) & (stored <= padding.high)] = AIR_HU
+    return result

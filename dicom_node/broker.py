@@ -308,6 +308,11 @@ def run_worker(app: Celery, queue: str) -> None:
     One task at a time in the process itself (``solo``): CUDA does not survive a fork. That pool
     knows no time limits, so a watchdog ends the process when a task runs longer than
     ``task_time_limit``; the lease in the ledger brings its work back.
+
+    Raises
+    ------
+    BrokerUnavailable
+        The worker gave up by itself; its log says why.
     """
     setup_logging.connect(_keep_our_logging)
     watchdog = _Watchdog(app.conf.task_time_limit)
@@ -325,6 +330,8 @@ def run_worker(app: Celery, queue: str) -> None:
             without_heartbeat=True,
         )
         worker.start()
+        if worker.exitcode:
+            raise BrokerUnavailable(f"the {queue} worker gave up (status {worker.exitcode})")
     finally:
         task_prerun.disconnect(watchdog.begin)
         task_postrun.disconnect(watchdog.end)

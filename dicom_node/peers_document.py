@@ -116,7 +116,9 @@ class PeersDocument:
         try:
             return load_settings(trial)
         except ConfigurationError as error:
-            raise ConfigurationError(str(error).replace(str(trial), str(self.path))) from error
+            words = str(error).replace(str(trial), str(self.path))
+            words = words.replace("document: Value error, ", "")  # pydantic's own wording
+            raise ConfigurationError(words) from error
         finally:
             trial.unlink(missing_ok=True)
 

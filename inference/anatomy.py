@@ -16,7 +16,8 @@ __all__ = ["require_chest", "require_lung"]
 MINIMUM_ML = 1000.0
 MAXIMUM_ML = 10_000.0
 SMALLER_SIDE = 0.05  # of all lung; one lung may be collapsed, but not absent
-MINIMUM_SLICE_MM2 = 3000.0  # a slice through both lungs has 10,000 to 35,000
+MINIMUM_SLICE_MM2 = 2000.0  # a slice through both lungs has 10,000 to 35,000
+BODY_HU = -300
 
 
 def require_chest(volume: CtVolume, crop: LungCrop) -> None:
@@ -42,16 +43,22 @@ def require_chest(volume: CtVolume, crop: LungCrop) -> None:
                 f"The images show {litres:.1f} litres of air-filled lung; "
                 "a chest CT shows between 1 and 10."
             )
-    columns = np.flatnonzero(crop.mask.any(axis=(0, 1)))
     profile = np.count_nonzero(crop.mask, axis=(0, 1))
-    middle = (int(columns[0]) + int(columns[-1]) + 1) // 2
+    middle = _body_midline(volume)
     smaller = min(profile[:middle].sum(), profile[middle:].sum()) / profile.sum()
     if smaller < SMALLER_SIDE:
         raise NotAChestCt("The images do not show two air-filled lungs.")
 
 
+def _body_midline(volume: CtVolume) -> int:
+    """Column through the middle of the body's mass, from every fourth pixel."""
+    body = volume.hu[::4, ::4] >= BODY_HU
+    weight = np.count_nonzero(body, axis=(0, 1)).astype(np.float64)
+    return round(float(np.average(np.arange(len(weight)), weights=weight)))
+
+
 def require_lung(volume: CtVolume, crop: LungCrop) -> None:
-    """Check a single slice or a few: some slice must show a lung of 30 cm² at least.
+    """Check a single slice or a few: some slice must show 20 cm² of lung.
 
     Raises
     ------

@@ -94,7 +94,12 @@ def decode_frame(instance: Dataset, frame_index: int, label: str) -> NDArray[np.
         raise UndecodablePixels(f"The image {label} is a colour image, not a CT slice.")
     try:
         decoder = get_decoder(syntax)
-        raw, _ = decoder.as_array(instance, index=frame_index, raw=True, correct_unused_bits=False)
+        raw, _ = decoder.as_array(
+            instance,
+            index=frame_index,
+            raw=True,
+            correct_unused_bits=False,  # type: ignore[arg-type]  # mistyped in pydicom 3.0
+        )
     except NotImplementedError as error:
         name = syntax.name if syntax else "unknown"
         raise UndecodablePixels(

@@ -30,7 +30,7 @@ def echo(
 ) -> None:
     """Verify a connection by C-ECHO. Exit code 3 if it is not answered.
 
-    Example: `m3lung echo pacs`, or `m3lung echo 10.0.0.5:104 --aet ARCHIVE`.
+    Example: [bold]m3lung echo pacs[/], or [bold]m3lung echo 10.0.0.5:104 --aet ARCHIVE[/].
     """
     try:
         settings = load_settings(config)

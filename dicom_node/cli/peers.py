@@ -23,15 +23,16 @@ __all__ = ["app"]
 app = typer.Typer(
     name="peers",
     no_args_is_help=True,
-    rich_markup_mode="markdown",
+    rich_markup_mode="rich",
     help="""Manage the AE titles this node talks to.
 
-    A *source* may send to us; a *destination* gets the results. They stand as `[[peers]]` in
-    `node.toml`; every change is checked first, and the version before it is kept in
-    `config-history` under the state directory.
+    A [bold]source[/] may send to us; a [bold]destination[/] gets the results. They stand as
+    tables named peers in node.toml; every change is checked first, and the version before it is
+    kept in config-history under the state directory.
 
-    Example: `m3lung peers add pacs --ae-title ARCHIVE --host pacs.example.org --port 104`,
-    then `m3lung peers test pacs`.
+    Example:  [bold]m3lung peers add pacs --ae-title ARCHIVE --host pacs.example.org --port 104[/]
+
+    then:  [bold]m3lung peers test pacs[/]
     """,
 )
 
@@ -41,7 +42,7 @@ Config = Annotated[
     Path | None,
     typer.Option("--config", help="node.toml; else M3LUNG_CONFIG, ./node.toml, ~/.config/m3lung."),
 ]
-Name = Annotated[str, typer.Argument(help="What the peer is called here, such as `pacs`.")]
+Name = Annotated[str, typer.Argument(help="What the peer is called here, such as pacs.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output, for scripts.")]
 
 
@@ -55,7 +56,7 @@ def add(
     port: Annotated[int, typer.Option(help="TCP port of its DICOM service, often 104 or 11112.")],
     role: Annotated[
         list[PeerRole] | None,
-        typer.Option(help="`source`, `destination`, or both (repeat it). Default: both."),
+        typer.Option(help="source, destination, or both (repeat it). Default: both."),
     ] = None,
     output: Annotated[
         list[ObjectKind] | None,
@@ -76,11 +77,11 @@ def add(
     """Add a peer.
 
     Example, a PACS that sends CT series and gets all results:
-    `m3lung peers add pacs --ae-title ARCHIVE --host 10.0.0.5 --port 104 --query`
+    [bold]m3lung peers add pacs --ae-title ARCHIVE --host 10.0.0.5 --port 104 --query[/]
 
     Example, a viewer that gets overlays and summary only:
-    `m3lung peers add viewer --ae-title VIEWER --host 10.0.0.9 --port 4242
-    --role destination --output overlay --output summary`
+    [bold]m3lung peers add viewer --ae-title VIEWER --host 10.0.0.9 --port 4242
+    --role destination --output overlay --output summary[/]
     """
     try:
         peer = peer_from(
@@ -106,7 +107,7 @@ def add(
 
 @app.command()
 def remove(name: Name, config: Config = None) -> None:
-    """Remove a peer. Example: `m3lung peers remove viewer`.
+    """Remove a peer. Example: [bold]m3lung peers remove viewer[/].
 
     What already waits for it stays in the ledger and is sent if it is added again.
     """
@@ -121,7 +122,7 @@ def remove(name: Name, config: Config = None) -> None:
 
 @app.command("list")
 def list_peers(as_json: Json = False, config: Config = None) -> None:
-    """List the peers. Example: `m3lung peers list --json`."""
+    """List the peers. Example: [bold]m3lung peers list --json[/]."""
     try:
         peers = load_settings(config).peers
     except ConfigurationError as error:
@@ -142,7 +143,7 @@ def try_peer(name: Name, as_json: Json = False, config: Config = None) -> None:
 
     Nothing is stored at the peer. Exit code 3 if anything failed.
 
-    Example: `m3lung peers test pacs`
+    Example: [bold]m3lung peers test pacs[/]
     """
     try:
         settings = load_settings(config)

@@ -21,30 +21,20 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from pydicom.uid import UID
-from pynetdicom import PYNETDICOM_IMPLEMENTATION_UID
-from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ
-from pynetdicom.pdu_primitives import (
-    A_ASSOCIATE,
-    ImplementationClassUIDNotification,
-    ImplementationVersionNameNotification,
-    MaximumLengthNotification,
-)
+from pynetdicom.pdu import A_ASSOCIATE_RJ
 from pynetdicom.presentation import build_context
 
 from dicom_node.delivery.dimse import Response, c_echo_rq, c_store_rq, read_response
+from dicom_node.delivery.pdus import P_DATA, associate_rq, decoded_ac, fragments, gathered, pdvs
 from dicom_node.delivery.retry import rejection
 from dicom_node.errors import PermanentDelivery, TransientDelivery
 
 __all__ = ["Association", "Context", "Sender"]
 
-_APPLICATION_CONTEXT = UID("1.2.840.10008.3.1.1.1")
-_OUR_MAX_PDU = 65536  # we receive responses only
 _LARGEST_PDU = 1 << 20  # what a peer's header may announce before we hang up
 _UNLIMITED_FRAGMENT = 131072  # to a peer that announces no limit
-_WRITE_BYTES = 1 << 20  # PDUs are gathered to about this much per write
 
-_ASSOCIATE_AC, _ASSOCIATE_RJ, _P_DATA, _RELEASE_RQ, _RELEASE_RP, _ABORT = 2, 3, 4, 5, 6, 7
+_ASSOCIATE_AC, _ASSOCIATE_RJ, _RELEASE_RQ, _RELEASE_RP, _ABORT = 2, 3, 5, 6, 7
 _RELEASE_RQ_PDU = struct.pack(">BBLL", _RELEASE_RQ, 0, 4, 0)
 _RELEASE_RP_PDU = struct.pack(">BBLL", _RELEASE_RP, 0, 4, 0)
 _ABORT_PDU = struct.pack(">BBLBBBB", _ABORT, 0, 4, 0, 0, 0, 0)
@@ -153,7 +143,7 @@ class Association:
         """
         command = c_store_rq(self._next_id(), sop_class_uid, sop_instance_uid)
         try:
-            self._write(_gathered(self._message(context_id, command, dataset)))
+            self._write(gathered(self._message(context_id, command, dataset)))
         except OSError as error:  # of the file: those of the socket are handled below
             self.abort()
             raise TransientDelivery(f"the stored file failed while it was sent: {error}") from error
@@ -199,7 +189,7 @@ class Association:
             context = build_context(abstract, transfer)
             context.context_id = 2 * number + 1  # PS3.8 §9.3.2.2: odd, 1 to 255
             proposed.append(context)
-        self._write([_associate_rq(self._sender.ae_title, self._peer_ae_title, proposed)])
+        self._write([associate_rq(self._sender.ae_title, self._peer_ae_title, proposed)])
         kind, body = self._read_pdu()
         header = struct.pack(">BBL", kind, 0, len(body))
         if kind == _ASSOCIATE_RJ:
@@ -214,7 +204,7 @@ class Association:
             )
         if kind != _ASSOCIATE_AC:
             raise TransientDelivery(f"the peer answered the association request by PDU {kind}")
-        self._take_over(_decoded_ac(header + body), contexts)
+        self._take_over(decoded_ac(header + body), contexts)
 
     def _take_over(self, answer: Any, contexts: Sequence[Context]) -> None:
         results = {
@@ -247,9 +237,9 @@ class Association:
         """Yield a message's P-DATA-TF PDUs, one PDV each (PS3.8 Annex E)."""
         # 6 bytes of each PDU's length belong to the PDV header; fragments have even length.
         size = (self._max_pdu - 6) & ~1 if self._max_pdu > 8 else _UNLIMITED_FRAGMENT
-        yield from _fragments(context_id, io.BytesIO(command), size, 0x01)
+        yield from fragments(context_id, io.BytesIO(command), size, 0x01)
         if dataset is not None:
-            yield from _fragments(context_id, dataset, size, 0x00)
+            yield from fragments(context_id, dataset, size, 0x00)
 
     def _write(self, pdus: Iterable[bytes]) -> None:
         for pdu in pdus:
@@ -277,9 +267,9 @@ class Association:
         command = bytearray()
         while True:
             kind, body = self._read_pdu()
-            if kind != _P_DATA:
+            if kind != P_DATA:
                 raise self._broken(f"the peer sent PDU {kind} in place of a response")
-            for control, fragment in _pdvs(body):
+            for control, fragment in pdvs(body):
                 if control & 0x01:
                     command += fragment
                 if control & 0x03 == 0x03:
@@ -350,69 +340,3 @@ def _connect(sender: Sender, host: str, port: int) -> socket.socket:
 def _quick_ack(sock: socket.socket) -> None:
     if hasattr(socket, "TCP_QUICKACK"):  # Linux only
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-
-
-def _associate_rq(calling: str, called: str, contexts: list[Any]) -> bytes:
-    maximum_length = MaximumLengthNotification()
-    maximum_length.maximum_length_received = _OUR_MAX_PDU
-    implementation = ImplementationClassUIDNotification()
-    implementation.implementation_class_uid = PYNETDICOM_IMPLEMENTATION_UID
-    version = ImplementationVersionNameNotification()
-    version.implementation_version_name = "M3LUNG_NODE"
-    primitive = A_ASSOCIATE()
-    primitive.application_context_name = _APPLICATION_CONTEXT
-    primitive.calling_ae_title = calling
-    primitive.called_ae_title = called
-    primitive.presentation_context_definition_list = contexts
-    primitive.user_information = [maximum_length, implementation, version]
-    return bytes(A_ASSOCIATE_RQ(primitive).encode())
-
-
-def _decoded_ac(pdu_bytes: bytes) -> Any:
-    pdu: Any = A_ASSOCIATE_AC()
-    try:
-        pdu.decode(pdu_bytes)
-        return pdu.to_primitive()
-    except (ValueError, TypeError, KeyError, IndexError, struct.error) as error:
-        raise TransientDelivery("the peer's A-ASSOCIATE-AC cannot be read") from error
-
-
-def _fragments(context_id: int, source: BinaryIO, size: int, control: int) -> Iterator[bytes]:
-    """Yield P-DATA-TF PDUs of `source`, `size` bytes each; the last one carries bit 1."""
-    fragment = source.read(size)
-    while True:
-        following = source.read(size)
-        header = control if following else control | 0x02
-        length = len(fragment)
-        yield (
-            struct.pack(">BBLLBB", _P_DATA, 0, length + 6, length + 2, context_id, header)
-            + fragment
-        )
-        if not following:
-            return
-        fragment = following
-
-
-def _gathered(pdus: Iterable[bytes]) -> Iterator[bytes]:
-    """Join PDUs into writes of about one MiB: one system call for most objects."""
-    waiting: list[bytes] = []
-    size = 0
-    for pdu in pdus:
-        waiting.append(pdu)
-        size += len(pdu)
-        if size >= _WRITE_BYTES:
-            yield b"".join(waiting)
-            waiting, size = [], 0
-    if waiting:
-        yield b"".join(waiting)
-
-
-def _pdvs(body: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield (message control header, fragment) of a P-DATA-TF's body."""
-    offset = 0
-    while offset + 6 <= len(body):
-        (length,) = struct.unpack_from(">L", body, offset)
-        if length < 2 or offset + 4 + length > len(body):
-            raise TransientDelivery("the peer's P-DATA-TF cannot be read")
-        yield body[offset + 5], body[offset + 6 : offset + 4 + length]
-        offset += 4 + length

@@ -147,12 +147,13 @@ def _children(pid: int) -> dict[int, str]:
 
 
 def _start_time(pid: int) -> str:
-    """Return what tells a process from a later one with the same id, empty if there is none."""
+    """Return what tells a process from a later one with the same id, empty if it has ended."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-    return stat.rpartition(")")[2].split()[19]  # field 22 of proc(5)
+    fields = stat.rpartition(")")[2].split()  # from field 3 of proc(5) on
+    return "" if fields[0] == "Z" else fields[19]
 
 
 def _kill_what_is_left(parts: dict[int, str]) -> None:
@@ -160,6 +161,11 @@ def _kill_what_is_left(parts: dict[int, str]) -> None:
         if started and _start_time(pid) == started:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 5.0
+    while any(started and _start_time(pid) == started for pid, started in parts.items()):
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.02)
 
 
 def _without_our_settings() -> dict[str, str]:

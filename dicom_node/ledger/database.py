@@ -46,12 +46,17 @@ class Database:
         try:
             if self.is_sqlite:
                 self._sqlite_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                self.engine = sa.create_engine(self.url, connect_args={"timeout": 30.0})
+                self.engine = sa.create_engine(
+                    self.url, connect_args={"timeout": 30.0}, hide_parameters=True
+                )
                 sa.event.listen(self.engine, "connect", _prepare_sqlite)
                 sa.event.listen(self.engine, "begin", _begin_sqlite)
             else:
                 self.engine = sa.create_engine(
-                    self.url, pool_pre_ping=True, connect_args={"connect_timeout": 10}
+                    self.url,
+                    pool_pre_ping=True,
+                    connect_args={"connect_timeout": 10},
+                    hide_parameters=True,  # rows hold patient identifiers; errors must not
                 )
         except (OSError, SQLAlchemyError) as error:
             raise LedgerError(f"the ledger cannot be opened: {error}") from error

@@ -17,8 +17,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import structlog
-
 from dicom_node.crashpoints import crash_point
 from dicom_node.domain import Receipt, is_legal_uid
 from dicom_node.errors import CannotUnderstand, OutOfResources
@@ -41,11 +39,12 @@ from dicom_node.listener.pdu_stream import (
 )
 from dicom_node.listener.status import SUCCESS, AbortReason, Rejection, status_of
 from dicom_node.listener.storage import Dataset, Refused, Session, Storage
+from dicom_node.logs import get_logger
 from dicom_node.settings import NodeSettings
 
 __all__ = ["AssociationHandler"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 _UNRECOGNIZED_OPERATION = 0x0211  # PS3.7 C.5.18
 _AWAIT_CLOSE_S = 2.0
 _IS_COMMAND, _IS_LAST = 0x01, 0x02  # PS3.8 E.2, message control header

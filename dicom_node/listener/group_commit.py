@@ -11,18 +11,17 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 
-import structlog
-
 from dicom_node.crashpoints import crash_point
 from dicom_node.domain import Receipt
 from dicom_node.ledger import Arrival
 from dicom_node.listener.intake import Intake
+from dicom_node.logs import get_logger
 from dicom_node.spool import Spool
 
 __all__ = ["GroupCommit"]
 
 _MAX_BATCH = 256
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 @dataclass(slots=True, eq=False)

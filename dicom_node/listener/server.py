@@ -9,19 +9,18 @@ import threading
 import time
 from collections.abc import Callable
 
-import structlog
-
 from dicom_node.errors import ConfigurationError
 from dicom_node.listener.admission import Admission, Visitor
 from dicom_node.listener.association import AssociationHandler
 from dicom_node.listener.contexts import acceptable_contexts
 from dicom_node.listener.pdu_stream import PDUStream
 from dicom_node.listener.storage import Storage
+from dicom_node.logs import get_logger
 from dicom_node.settings import NodeSettings
 
 __all__ = ["AssociationServer", "bind"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 _BACKLOG = 512
 _ACCEPT_POLL_S = 0.25
 _THREAD_STACK_BYTES = 512 << 10

@@ -9,20 +9,19 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import structlog
-
 from dicom_node.errors import NodeError
 from dicom_node.ledger import open_ledger
 from dicom_node.listener.group_commit import GroupCommit
 from dicom_node.listener.server import AssociationServer, bind
 from dicom_node.listener.storage import Storage
 from dicom_node.listener.supervisor import Supervisor
+from dicom_node.logs import get_logger
 from dicom_node.settings import NodeSettings
 from dicom_node.spool import Spool
 
 __all__ = ["PORT_FILE", "run_listener"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 PORT_FILE = "listener.port"
 """Under the state directory: the port that was bound, for whoever asked for any (port 0)."""
 _GRACE_S = 10.0

@@ -8,11 +8,11 @@ import threading
 import time
 from collections.abc import Callable
 
-import structlog
+from dicom_node.logs import get_logger
 
 __all__ = ["Supervisor"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 _POLL_S = 0.2
 _RESTART_PAUSE_S = 1.0
 

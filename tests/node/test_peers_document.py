@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dicom_node.errors import ConfigurationError
@@ -175,9 +175,7 @@ titles = st.text(
 ).filter(str.strip)
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=20, deadline=None)
 @given(st.dictionaries(names, titles, min_size=1, max_size=5), st.randoms())
 def test_any_legal_peers_come_back(
     tmp_path_factory: pytest.TempPathFactory, peers: dict[str, str], random: Any

@@ -1,0 +1,77 @@
+# Everything a fresh machine needs. `make` alone lists what there is.
+#
+#   make demo                        the main job on embedded defaults
+#   make demo SERIES=DIR OUT=DIR     … with a chest CT series of yours
+#   make test                        real peers, lint, types, import rules, every test, the wheel
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= demo-out
+SERIES ?=
+PYTEST_ARGS ?=
+
+# What the environment was made from: when one of these changes, it is brought up to date.
+RECIPE := pyproject.toml constraints.txt scripts/make-environment
+
+.PHONY: help
+help:  ## this list
+	@echo 'm3lung-node. Targets:'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo 'First time here? `make demo` shows the product, `make test` shows that it works.'
+
+.PHONY: setup
+setup: $(VENV)/.installed  ## the environment in .venv, with the versions of constraints.txt
+
+$(VENV)/.installed: $(RECIPE)
+	@scripts/make-environment .
+	@touch $@
+
+# The test environment is the same one with more in it.
+$(VENV)/.installed-test: $(RECIPE)
+	@scripts/make-environment '.[test]'
+	@touch $(VENV)/.installed $@
+
+.PHONY: demo
+demo: setup  ## a series through the node into a PACS and back [SERIES=DIR] [OUT=DIR]
+	@$(BIN)/m3lung demo --out '$(OUT)' $(if $(SERIES),--series '$(SERIES)')
+
+.PHONY: test
+test: $(VENV)/.installed-test peers lint unit  ## all checks and every test [PYTEST_ARGS=...]
+
+.PHONY: peers
+peers:  ## install the real peers the tests talk to (Debian packages; needs root or sudo)
+	@scripts/install-peers
+
+.PHONY: lint
+lint: $(VENV)/.installed-test  ## style, types and import rules
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+.PHONY: unit
+unit: $(VENV)/.installed-test  ## pytest alone, the built wheel included [PYTEST_ARGS=...]
+	@$(BIN)/pytest $(PYTEST_ARGS)
+
+.PHONY: format
+format: $(VENV)/.installed-test  ## rewrite the sources in the project's style
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+.PHONY: docs
+docs: $(VENV)/.installed-test  ## write anew what the documents say from the sources
+	@$(BIN)/python scripts/write_documents.py
+
+.PHONY: lock
+lock:  ## resolve all dependencies anew into constraints.txt
+	@scripts/lock
+
+.PHONY: clean
+clean:  ## remove what was built, the environment included
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -not -path './.git/*' -exec rm -rf {} +

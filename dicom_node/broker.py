@@ -15,6 +15,7 @@ import signal
 import threading
 import time
 import uuid
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty
@@ -22,6 +23,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from celery import Celery
+from celery.platforms import SecurityWarning
 from celery.signals import setup_logging, task_postrun, task_prerun
 from celery.worker import state as worker_state
 from kombu import Connection, Exchange, Producer, Queue
@@ -315,6 +317,8 @@ def run_worker(app: Celery, queue: str) -> None:
         The worker gave up by itself; its log says why.
     """
     setup_logging.connect(_keep_our_logging)
+    # Celery warns of root because of pickled messages; here a message is one integer in JSON.
+    warnings.filterwarnings("ignore", "You're running the worker with superuser", SecurityWarning)
     watchdog = _Watchdog(app.conf.task_time_limit)
     task_prerun.connect(watchdog.begin)
     task_postrun.connect(watchdog.end)

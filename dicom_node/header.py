@@ -58,4 +58,4 @@ class InstanceHeader(BaseModel):
     image_orientation: tuple[float, float, float, float, float, float] | None = None
     pixel_spacing: tuple[float, float] | None = None
     has_pixel_data: bool = False
-    from_this_node: bool = False  # ContributingEquipment or ManufacturerModelName names the node
+    from_this_node: bool = False  # ManufacturerModelName is this software's

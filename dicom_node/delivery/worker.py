@@ -13,8 +13,8 @@ from dicom_node.delivery.breaker import (
     after_success,
     permission,
 )
-from dicom_node.delivery.retry import backoff_s
 from dicom_node.delivery.connection_test import StepResult, echo
+from dicom_node.delivery.retry import backoff_s
 from dicom_node.delivery.scu import Outcome, sender_of
 from dicom_node.delivery.shipping import Candidate, PendingDelivery, Shipped, ship
 from dicom_node.errors import ConfigurationError, LeaseLost

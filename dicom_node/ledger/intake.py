@@ -25,6 +25,44 @@ from dicom_node.settings import SupersedePolicy
 
 __all__ = ["Arrival", "Intake"]
 
+# Built once: an image waits for these statements, and building one costs more than running it.
+_OWN_OUTPUTS = sa.select(t.objects.c.sop_instance_uid).where(
+    t.objects.c.sop_instance_uid.in_(sa.bindparam("uids", expanding=True))
+)
+_HELD = (
+    sa.select(t.instances.c.sop_instance_uid, t.instances.c.digest, t.series.c.series_instance_uid)
+    .join(t.series, t.series.c.id == t.instances.c.series_id)
+    .where(t.instances.c.sop_instance_uid.in_(sa.bindparam("uids", expanding=True)))
+)
+_LOCK_SERIES = (
+    sa.select(t.series.c.series_instance_uid, t.series.c.id)
+    .where(t.series.c.series_instance_uid.in_(sa.bindparam("uids", expanding=True)))
+    .order_by(t.series.c.id)
+    .with_for_update()
+)
+_LATEST_REVISION = (
+    sa.select(t.revisions)
+    .where(t.revisions.c.series_id == sa.bindparam("series"))
+    .order_by(t.revisions.c.number.desc())
+    .limit(1)
+)
+_JOIN_REVISION = (
+    t.revisions.update()
+    .where(t.revisions.c.id == sa.bindparam("revision"))
+    .values(instance_count=sa.bindparam("count"), last_arrival_at=sa.bindparam("now"))
+)
+_TOUCH_SERIES = (
+    t.series.update()
+    .where(t.series.c.id == sa.bindparam("series"))
+    .values(last_arrival_at=sa.bindparam("now"))
+)
+_TOUCH_ASSOCIATIONS = (
+    t.associations.update()
+    .where(t.associations.c.id.in_(sa.bindparam("ids", expanding=True)))
+    .values(last_activity_at=sa.bindparam("now"))
+)
+_INSERT_INSTANCE = t.instances.insert()
+
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
@@ -107,15 +145,7 @@ class Intake:
         rows = _lock_series(self._database, connection, arrivals, own, now)
         held = {
             row.sop_instance_uid: (row.digest, row.series_instance_uid)
-            for row in connection.execute(
-                sa.select(
-                    t.instances.c.sop_instance_uid,
-                    t.instances.c.digest,
-                    t.series.c.series_instance_uid,
-                )
-                .join(t.series, t.series.c.id == t.instances.c.series_id)
-                .where(t.instances.c.sop_instance_uid.in_(uids))
-            )
+            for row in connection.execute(_HELD, {"uids": list(uids)})
         }
         receipts: list[Receipt] = []
         fresh: dict[int, list[Arrival]] = {}
@@ -137,11 +167,8 @@ class Intake:
             self._add(connection, series_id, added, now)
         if own:
             self._database.event(connection, "own_output_returned", None, count=len(own))
-        connection.execute(
-            t.associations.update()
-            .where(t.associations.c.id.in_({arrival.association_id for arrival in arrivals}))
-            .values(last_activity_at=now)
-        )
+        associations = {arrival.association_id for arrival in arrivals}
+        connection.execute(_TOUCH_ASSOCIATIONS, {"ids": list(associations), "now": now})
         return receipts
 
     def _quarantine(self, connection: sa.Connection, arrival: Arrival, now: float) -> None:
@@ -169,7 +196,7 @@ class Intake:
     ) -> None:
         number = self._revision_to_join(connection, series_id, len(arrivals), now)
         connection.execute(
-            t.instances.insert(),
+            _INSERT_INSTANCE,
             [
                 {
                     "series_id": series_id,
@@ -185,27 +212,19 @@ class Intake:
                 for arrival in arrivals
             ],
         )
-        connection.execute(
-            t.series.update().where(t.series.c.id == series_id).values(last_arrival_at=now)
-        )
+        connection.execute(_TOUCH_SERIES, {"series": series_id, "now": now})
 
     def _revision_to_join(
         self, connection: sa.Connection, series_id: int, added: int, now: float
     ) -> int:
         """Return the number of the revision that new instances of a series belong to."""
-        latest = connection.execute(
-            sa.select(t.revisions)
-            .where(t.revisions.c.series_id == series_id)
-            .order_by(t.revisions.c.number.desc())
-            .limit(1)
-        ).first()
+        latest = connection.execute(_LATEST_REVISION, {"series": series_id}).first()
         if latest is None:
             return self._open_revision(connection, series_id, 1, added, now)
         if latest.state == RevisionState.RECEIVING:
             connection.execute(
-                t.revisions.update()
-                .where(t.revisions.c.id == latest.id)
-                .values(instance_count=latest.instance_count + added, last_arrival_at=now)
+                _JOIN_REVISION,
+                {"revision": latest.id, "count": latest.instance_count + added, "now": now},
             )
             return int(latest.number)
         self._database.event(connection, "late_slices", series_id, count=added)
@@ -243,11 +262,7 @@ class Intake:
 def _own_outputs(connection: sa.Connection, arrivals: Sequence[Arrival]) -> set[str]:
     """SOP Instance UIDs among `arrivals` that a node like this one made: the loop guard."""
     uids = {arrival.header.sop_instance_uid for arrival in arrivals}
-    made = set(
-        connection.scalars(
-            sa.select(t.objects.c.sop_instance_uid).where(t.objects.c.sop_instance_uid.in_(uids))
-        )
-    )
+    made = set(connection.scalars(_OWN_OUTPUTS, {"uids": list(uids)}))
     marked = {a.header.sop_instance_uid for a in arrivals if a.header.from_this_node}
     return made | marked
 
@@ -264,6 +279,33 @@ def _lock_series(
     for arrival in arrivals:
         if arrival.header.sop_instance_uid not in own:
             wanted.setdefault(arrival.header.series_instance_uid, arrival)
+    rows = connection.execute(_LOCK_SERIES, {"uids": list(wanted)}).all()
+    missing = wanted.keys() - {row.series_instance_uid for row in rows}
+    if missing:
+        _make_series(database, connection, {uid: wanted[uid] for uid in missing}, now)
+        rows = connection.execute(_LOCK_SERIES, {"uids": list(wanted)}).all()
+    return {row.series_instance_uid: row.id for row in rows}
+
+
+def _supersede(connection: sa.Connection, revision: sa.Row[tuple[object, ...]], now: float) -> None:
+    state = step(REVISION_TRANSITIONS, RevisionState(revision.state), RevisionEvent.LATE_SLICES)
+    connection.execute(
+        t.revisions.update().where(t.revisions.c.id == revision.id).values(state=state)
+    )
+    stopped = step(ANALYSIS_TRANSITIONS, AnalysisState.WAITING, AnalysisEvent.SUPERSEDE)
+    connection.execute(
+        t.analyses.update()
+        .where(
+            t.analyses.c.revision_id == revision.id,
+            t.analyses.c.state.in_([AnalysisState.WAITING, AnalysisState.RUNNING]),
+        )
+        .values(state=stopped, finished_at=now, reason="later slices of this series arrived")
+    )
+
+
+def _make_series(
+    database: Database, connection: sa.Connection, wanted: Mapping[str, Arrival], now: float
+) -> None:
     calling = {
         row.id: row.calling_ae
         for row in connection.execute(
@@ -289,27 +331,4 @@ def _lock_series(
             }
             for uid, arrival in sorted(wanted.items())
         ],
-    )
-    rows = connection.execute(
-        sa.select(t.series.c.series_instance_uid, t.series.c.id)
-        .where(t.series.c.series_instance_uid.in_(wanted))
-        .order_by(t.series.c.id)
-        .with_for_update()
-    )
-    return {row.series_instance_uid: row.id for row in rows}
-
-
-def _supersede(connection: sa.Connection, revision: sa.Row[tuple[object, ...]], now: float) -> None:
-    state = step(REVISION_TRANSITIONS, RevisionState(revision.state), RevisionEvent.LATE_SLICES)
-    connection.execute(
-        t.revisions.update().where(t.revisions.c.id == revision.id).values(state=state)
-    )
-    stopped = step(ANALYSIS_TRANSITIONS, AnalysisState.WAITING, AnalysisEvent.SUPERSEDE)
-    connection.execute(
-        t.analyses.update()
-        .where(
-            t.analyses.c.revision_id == revision.id,
-            t.analyses.c.state.in_([AnalysisState.WAITING, AnalysisState.RUNNING]),
-        )
-        .values(state=stopped, finished_at=now, reason="later slices of this series arrived")
     )

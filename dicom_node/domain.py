@@ -32,7 +32,7 @@ _UID = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))+")
 
 
 IMPLEMENTATION_CLASS_UID = "2.25.33521826082056826966195122864988025216"
-"""Names this implementation to peers and in files (PS3.7 D.3.3.2); a random UUID, fixed for ever."""
+"""Names this implementation to peers and in files (PS3.7 D.3.3.2): a random UUID, fixed."""
 
 IMPLEMENTATION_VERSION_NAME = "M3LUNG_NODE"
 """At most 16 characters (PS3.7 D.3.3.2)."""

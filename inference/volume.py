@@ -32,6 +32,7 @@ GAP_TOLERANCE = 0.10
 SAME_POSITION_MM = 0.01
 THICK_MM = 5.0
 MAX_SLICES = 4096
+MAX_VOXELS = 1_200_000_000  # 2.4 GB as int16: 4,500 slices of 512 x 512
 
 Progress = Callable[[str, int, int], None]
 
@@ -102,6 +103,11 @@ def _require_one_series(frames: Sequence[Frame]) -> None:
     if len(frames) > MAX_SLICES:
         raise InconsistentSeries(f"The series has {len(frames)} slices, more than {MAX_SLICES}.")
     first = frames[0]
+    if len(frames) * first.rows * first.columns > MAX_VOXELS:
+        raise InconsistentSeries(
+            f"The series is too large to be read ({len(frames)} slices of "
+            f"{first.rows} x {first.columns} pixels)."
+        )
     if any(frame.patient != first.patient for frame in frames):
         raise InconsistentSeries("The images of this series name different patients.")
     if any((f.study_uid, f.series_uid) != (first.study_uid, first.series_uid) for f in frames):

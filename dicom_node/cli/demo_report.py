@@ -109,21 +109,19 @@ def in_tables(account: Account) -> Group:
 
 def _objects_table(account: Account) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("series", no_wrap=True, max_width=30)
-    table.add_column("modality")
+    table.add_column("series", no_wrap=True, max_width=21)
+    table.add_column("modality", no_wrap=True)
     table.add_column("SOP class", no_wrap=True)
-    for heading in ("objects", "size", "as sent"):
+    for heading in ("came back", "size"):
         table.add_column(heading, justify="right", no_wrap=True)
     compared = [item for reading in account.readings for item in reading.comparisons]
     for series in account.held:
         own = [
             item for item in compared if item.sent.series_instance_uid == series.series_instance_uid
         ]
-        count = series.instances if series.instances is not None else len(own)
         if series.series_instance_uid in account.sources:
-            table.add_row(
-                escape(series.description), series.modality, "[dim]the source[/]", str(count)
-            )
+            images = "" if series.instances is None else f"{series.instances} images"
+            table.add_row(escape(series.description), series.modality, "[dim]the source[/]", images)
             continue
         classes = dict.fromkeys(UID(item.sent.sop_class_uid).name for item in own)
         whole = sum(item.is_whole for item in own)
@@ -132,9 +130,8 @@ def _objects_table(account: Account) -> Table:
             escape(series.description.partition(":")[0]),  # the banner stands behind it
             series.modality,
             ", ".join(name.removesuffix(" Storage") for name in classes),
-            str(count),
-            _size(own),
             f"[{style}]{whole} of {len(own)}[/]",
+            _size(own),
         )
     return table
 

@@ -64,7 +64,6 @@ def draw_distribution(
     profile_left = left + side + 84
     _draw_profile(page, profile_left, top, left + width - profile_left, side, findings)
     page.text(left, top + side + 8, "Seen from the front, apex to base", 14, DIM)
-    page.text(profile_left, top + side + 8, "Slice by slice; marks: the slices below", 14, DIM)
 
 
 def draw_thumbnails(
@@ -142,9 +141,11 @@ def _draw_profile(
         page.draw.polygon([(left - 9, row - 4), (left - 9, row + 4), (left - 2, row)], fill=INK)
     right = left + width
     page.draw.line((right, top, right, top + height), fill=LINE)
-    page.text(right - 4, top + 4, f"{100 * most:.0f} % of the area", 13, DIM, anchor="ra")
-    page.text(right - 4, top + height - 4, f"slice {lungs[-1] + 1}", 13, DIM, anchor="rd")
-    page.text(right - 4, top + 22, f"slice {lungs[0] + 1}", 13, DIM, anchor="ra")
+    caption = (
+        f"Slices {lungs[0] + 1} to {lungs[-1] + 1}; full width: {100 * most:.0f} % of the lung "
+        "area; marks: slices below"
+    )
+    page.fitted(left, top + height + 8, caption, width, 14, DIM)
 
 
 def _rounded_up(value: float) -> float:

@@ -10,8 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from inference.analyzer import Analyzer
-
 from dicom_node import __version__
 from dicom_node.completion import ClosingReason
 from dicom_node.crashpoints import crash_point
@@ -25,6 +23,7 @@ from dicom_node.results.context import Completeness, Predecessor, ResultContext
 from dicom_node.results.result_json import analyzed
 from dicom_node.settings import NodeSettings
 from dicom_node.worker.pipeline import Progress, Reading, read_series
+from inference.analyzer import Analyzer
 from inference.errors import NotAChestCt, SeriesError
 
 __all__ = ["AnalysisWorker", "configuration_digest"]

@@ -6,10 +6,9 @@ import fcntl
 import shutil
 from pathlib import Path
 
+from dicom_node.settings import NodeSettings
 from inference.analyzer import Analyzer
 from inference.bundle import make_untrained_bundle
-
-from dicom_node.settings import NodeSettings
 
 __all__ = ["bundle_dir", "load_analyzer"]
 

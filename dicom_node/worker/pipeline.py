@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from inference.analyzer import Analyzer
-
 from dicom_node.crashpoints import crash_point
 from dicom_node.results.context import ResultContext, ResultOptions
 from dicom_node.results.dicom_file import WrittenObject
 from dicom_node.results.source import SourceSeries
 from dicom_node.results.writer import write_results
+from inference.analyzer import Analyzer
 from inference.domain import Findings
 from inference.volume import load_volume
 

@@ -210,6 +210,11 @@ def test_another_matrix(stack, write_slice):
     refused([*stack(), odd], InconsistentSeries, "6 x 5 pixels|8 x 8 pixels")
 
 
+def test_a_series_beyond_all_memory(stack, monkeypatch):
+    monkeypatch.setattr("inference.volume.MAX_VOXELS", 5 * 6 * 5 - 1)
+    refused(stack(), InconsistentSeries, "too large")
+
+
 def test_the_same_instance_under_two_positions(stack):
     paths = stack()
     change(paths[1], SOPInstanceUID=dcmread(paths[0]).SOPInstanceUID)

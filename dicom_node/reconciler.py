@@ -116,7 +116,8 @@ class Reconciler:
             settings.selection.min_slices,
         )
         if verdict.reason is None:
-            self._ledger.revisions.note_waiting(revision.revision_id, verdict.waiting_for)
+            if verdict.waiting_for[:256] != revision.waiting_for:
+                self._ledger.revisions.note_waiting(revision.revision_id, verdict.waiting_for)
         elif self._ledger.revisions.close(revision, verdict.reason):
             _log.info(
                 "series complete",

@@ -87,7 +87,7 @@ class Analyses:
         """Return and stamp the analyses to nudge: ready, and not nudged for `renudge_after_s`."""
         now = self._database.now()
         a = t.analyses.c
-        with self._database.write() as connection:
+        with self._database.read() as connection:
             ids = list(
                 connection.scalars(
                     sa.select(a.id)
@@ -100,9 +100,10 @@ class Analyses:
                     .limit(limit)
                 )
             )
-            if ids:
+        if ids:  # most sweeps find nothing, and then need no writers' lock
+            with self._database.write() as connection:
                 connection.execute(t.analyses.update().where(a.id.in_(ids)).values(nudged_at=now))
-            return ids
+        return ids
 
     def return_expired(self, max_attempts: int) -> list[int]:
         """Take back the leases of dead or silent workers; quarantine what killed too many."""

@@ -37,6 +37,7 @@ class OpenRevision:
     last_arrival_at: float
     expected_count: int | None
     queried_at: float | None
+    waiting_for: str
     associations_over: bool
     association_aborted: bool  # the last one that sent an image: its sender may come again
 
@@ -109,6 +110,7 @@ class Revisions:
                     last_arrival_at=row[r.last_arrival_at],
                     expected_count=row[r.expected_count],
                     queried_at=row[r.queried_at],
+                    waiting_for=row[r.waiting_for],
                     associations_over=bool(row["over"]),
                     association_aborted=bool(row["over"]) and row["outcome"] != "released",
                 )
@@ -151,9 +153,7 @@ class Revisions:
         with self._database.write() as connection:
             connection.execute(
                 t.revisions.update()
-                .where(
-                    t.revisions.c.id == revision_id, t.revisions.c.waiting_for != waiting_for[:256]
-                )
+                .where(t.revisions.c.id == revision_id)
                 .values(waiting_for=waiting_for[:256])
             )
 

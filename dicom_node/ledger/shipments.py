@@ -80,7 +80,7 @@ class Shipments:
         """Return and stamp the shipments to nudge: open, ready, unleased, not nudged lately."""
         now = self._database.now()
         s = t.shipments.c
-        with self._database.write() as connection:
+        with self._database.read() as connection:
             ids = list(
                 connection.scalars(
                     sa.select(s.id)
@@ -94,9 +94,10 @@ class Shipments:
                     .limit(limit)
                 )
             )
-            if ids:
+        if ids:  # most sweeps find nothing, and then need no writers' lock
+            with self._database.write() as connection:
                 connection.execute(t.shipments.update().where(s.id.in_(ids)).values(nudged_at=now))
-            return ids
+        return ids
 
     def return_expired(self) -> list[int]:
         """Take back the leases of dead or silent delivery workers."""

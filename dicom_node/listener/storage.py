@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Protocol
 
-from dicom_node.domain import Receipt, is_legal_uid
+from dicom_node.domain import Receipt, StoredInstance, is_legal_uid
 from dicom_node.errors import DatasetMismatch
 from dicom_node.header import InstanceHeader
 from dicom_node.header_reader import read_dataset_header
@@ -89,6 +89,10 @@ class Session:
         """Make an arrival durable, with whatever other associations bring now."""
         return self._storage.group_commit.commit(arrival)
 
+    def forget(self, stored: StoredInstance) -> None:
+        """Delete an instance that the ledger did not take."""
+        self._storage.spool.remove(stored.digest)
+
     def count_ignored(self, sop_class_uid: str) -> None:
         """Note an object that was taken and thrown away."""
         _ = self.association_id
@@ -126,7 +130,11 @@ class _Kept:
         header = self._read_header()
         association_id = self._session.association_id
         stored = self._file.keep()
-        return self._session.commit(Arrival(association_id, header, stored))
+        receipt = self._session.commit(Arrival(association_id, header, stored))
+        if receipt is Receipt.OWN_OUTPUT:
+            # One of our own results came back: nothing in the ledger refers to this copy.
+            self._session.forget(stored)
+        return receipt
 
     def _read_header(self) -> InstanceHeader:
         header = read_dataset_header(

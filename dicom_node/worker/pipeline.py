@@ -71,7 +71,7 @@ def read_series(
     """
     progress("decode", 0, len(instances))
     crash_point("worker.in_decode")
-    volume = load_volume(instances)
+    volume = load_volume(instances, progress=progress)
     source = SourceSeries.read(instances)
 
     findings = analyzer.analyze(volume, progress=progress, slice_level=slice_level)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections.abc import Sequence
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from dicom_node.cli.terminal import (
     EXIT_USAGE,
     ConfigOption,
     JsonOption,
+    complain,
     err,
     out,
     print_json,
@@ -52,7 +54,8 @@ def analyze(
 ) -> None:
     """Read the chest CT series in DIR and write OUT/result.json and the DICOM objects.
 
-    With several series in DIR each gets OUT/1, OUT/2, … and OUT/index.json lists them.
+    With several series in DIR each gets OUT/1, OUT/2, … and OUT/index.json lists them, and the
+    files that could not be read.
 
     Example: m3lung analyze study/ --out reading/
     """
@@ -63,18 +66,20 @@ def analyze(
         _usage(f"{out_dir} is not empty: results go into a folder of their own")
     found = find_series(folder)
     for name, reason in found.unreadable:
-        err.print(f"{name}: {reason}", style="yellow", markup=False, highlight=False)
+        err.print(
+            f"{name}: {reason}", style="yellow", markup=False, highlight=False, soft_wrap=True
+        )
     if not found.series:
         words = "holds no DICOM image" if not found.unreadable else "holds no readable DICOM image"
-        err.print(f"m3lung: {folder} {words}", style="red", markup=False, highlight=False)
+        complain(f"{folder} {words}")
         raise typer.Exit(EXIT_FAILED)
     reader = _Reader(settings, bundle, slice_level)
     documents = []
     for number, series in enumerate(found.series, start=1):
         target = out_dir if len(found.series) == 1 else out_dir / str(number)
         documents.append((target, reader.read(series, target)))
-    if len(documents) > 1:
-        _write_index(out_dir, documents)
+    if len(documents) > 1 or found.unreadable:
+        _write_index(out_dir, documents, found.unreadable)
     if json:
         print_json([document for _, document in documents])
     else:
@@ -169,19 +174,26 @@ class _Reader:
         )
 
 
-def _write_index(out_dir: Path, documents: Sequence[tuple[Path, dict[str, Any]]]) -> None:
-    import json
-
-    rows = [
+def _write_index(
+    out_dir: Path,
+    documents: Sequence[tuple[Path, dict[str, Any]]],
+    unreadable: Sequence[tuple[str, str]],
+) -> None:
+    """List every series with its result, and every file that is in none with the reason."""
+    series = [
         {
-            "path": f"{target.name}/result.json",
+            "path": str((target / "result.json").relative_to(out_dir)),
             "series_instance_uid": document["series"]["series_instance_uid"],
             "disposition": document["disposition"],
             "reason": document["reason"],
         }
         for target, document in documents
     ]
-    (out_dir / "index.json").write_text(json.dumps(rows, indent=2), encoding="utf-8")
+    index = {
+        "series": series,
+        "unreadable": [{"file": name, "reason": reason} for name, reason in unreadable],
+    }
+    (out_dir / "index.json").write_text(dumps(index, indent=2), encoding="utf-8")
 
 
 def _table(documents: Sequence[tuple[Path, dict[str, Any]]]) -> Table:
@@ -217,7 +229,7 @@ def _reading_in_words(document: dict[str, Any]) -> str:
 
 
 def _usage(words: str) -> None:
-    err.print(f"m3lung: {words}", style="red", markup=False, highlight=False)
+    complain(words)
     raise typer.Exit(EXIT_USAGE)
 
 

@@ -11,7 +11,7 @@ import typer
 
 from dicom_node import __version__
 from dicom_node.cli import analyze, bundle, check, demo, echo, peers, run, serve, worklist
-from dicom_node.cli.terminal import EXIT_FAILED, EXIT_USAGE, err
+from dicom_node.cli.terminal import EXIT_FAILED, EXIT_USAGE, complain
 from dicom_node.errors import ConfigurationError, NodeError
 
 __all__ = ["app", "main"]
@@ -65,10 +65,10 @@ def main() -> None:
     try:
         app()
     except ConfigurationError as error:
-        _complain(error)
+        complain(error)
         sys.exit(EXIT_USAGE)
     except NodeError as error:
-        _complain(error)
+        complain(error)
         sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -81,9 +81,5 @@ def main() -> None:
 
         if not isinstance(error, InferenceError | OSError):
             logging.getLogger(__name__).exception("unexpected error")
-        _complain(error)
+        complain(error)
         sys.exit(EXIT_FAILED)
-
-
-def _complain(error: Exception) -> None:
-    err.print(f"m3lung: {error}", style="red", markup=False, highlight=False, soft_wrap=True)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from dicom_node.cli.terminal import EXIT_USAGE, JsonOption, err, out, print_json
+from dicom_node.cli.terminal import EXIT_USAGE, JsonOption, complain, out, print_json
 
 __all__ = ["app"]
 
@@ -33,7 +33,7 @@ def untrained(
     from inference.bundle import make_untrained_bundle
 
     if out_dir.exists() and any(out_dir.iterdir()):
-        err.print(f"{out_dir} is not empty", style="red", markup=False)
+        complain(f"{out_dir} is not empty")
         raise typer.Exit(EXIT_USAGE)
     make_untrained_bundle(out_dir, seed=seed)
     out.print(f"untrained bundle in {out_dir}", markup=False)

@@ -21,6 +21,7 @@ __all__ = [
     "EXIT_USAGE",
     "ConfigOption",
     "JsonOption",
+    "complain",
     "err",
     "out",
     "print_json",
@@ -54,6 +55,11 @@ def settings_source(config: Path | None) -> SettingsSource:
     settings: NodeSettings = source()
     configure(settings.log_level)
     return source
+
+
+def complain(words: object) -> None:
+    """Say in one line of stderr what went wrong."""
+    err.print(f"m3lung: {words}", style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_json(document: Any) -> None:

@@ -44,7 +44,6 @@ DECODABLE_TRANSFER_SYNTAXES: tuple[str, ...] = (
     uid.JPEGLSNearLossless,
     uid.JPEG2000,
     uid.HTJ2K,
-    uid.JPEGExtended12Bit,
     uid.JPEGBaseline8Bit,
 )
 """Not the deflated syntax: a megabyte of it can inflate to gigabytes."""

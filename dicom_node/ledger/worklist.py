@@ -274,6 +274,12 @@ class Worklist:
                 )
             )
             if waiting:
+                # A breaker that waits for its next probe would make "now" a lie.
+                connection.execute(
+                    t.breakers.update()
+                    .where(t.breakers.c.destination == destination)
+                    .values(probe_at=0.0)
+                )
                 words.append(f"delivery to {destination} is tried again now")
         return words
 

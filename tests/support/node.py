@@ -48,7 +48,7 @@ class Node:
         ledger_url: str = "",
         broker_url: str = "",
         query: bool = False,
-        sections: str = "",
+        retry_s: float = 0.5,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
@@ -77,15 +77,15 @@ settle_s = 1.0
 quiet_period_s = 6.0
 study_settle_s = 0.2
 [delivery]
-retry_first_s = 0.5
-retry_cap_s = 2.0
+retry_first_s = {retry_s}
+retry_cap_s = {4 * retry_s}
+breaker_failures = 1
 [[peers]]
 name = "scanner"
 ae_title = "STORESCU"
 port = 104
 roles = ["source"]
 {destinations}
-{sections}
 """
         )
         self.ledger_url = ledger_url or f"sqlite:///{directory / 'state' / 'ledger.sqlite3'}"

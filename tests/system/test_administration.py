@@ -33,7 +33,7 @@ def test_an_administrators_questions(
     tmp_path: Path, orthanc: Orthanc, small_bundle: Path, chest_series: list[Path]
 ) -> None:
     uid = str(dcmread(chest_series[0], stop_before_pixels=True).SeriesInstanceUID)
-    with Node(tmp_path / "node", small_bundle, pacs=[orthanc]) as node:
+    with Node(tmp_path / "node", small_bundle, pacs=[orthanc], retry_s=300) as node:
         config = ("--config", node.config)
         nothing = m3lung("status", "--accession", "A1", *config)
         assert (nothing.returncode, "No such series" in nothing.stdout) == (1, True)

@@ -28,7 +28,7 @@ from dicom_node.results.summary_figures import (
     draw_distribution,
     draw_thumbnails,
 )
-from inference.domain import CtVolume, Findings
+from inference.domain import CtVolume, Findings, Training
 
 __all__ = ["build_summary", "draw_head", "paint_summary"]
 
@@ -122,12 +122,19 @@ def _reading_card(
             DIM,
         )
         return
-    y = page.text(x, y, patient.predicted.label, 34, INK) + 12
+    y = _headline(page, x, y, patient.predicted.label, findings) + 12
     y = draw_class_bars(page, x, y, width, findings) + 6
     opinion = second_opinion(findings)
     second = findings.nonparametric
     agrees = second is None or second.predicted == patient.predicted
     page.paragraph(x, y, opinion, width, 16, DIM if agrees else AMBER)
+
+
+def _headline(page: Page, x: int, y: int, words: str, findings: Findings) -> int:
+    """Draw what is read first. Of an untrained network not even that is read without the word."""
+    if findings.model.training is Training.UNTRAINED:
+        return page.text(x, y, f"Untrained: {words}", 30, AMBER)
+    return page.text(x, y, words, 34, INK)
 
 
 def _burden_card(
@@ -141,7 +148,7 @@ def _burden_card(
         reason = "The distance between slices is not regular or not known, so no volume is given."
         page.paragraph(x, y, reason, width, 17, DIM)
         return
-    y = page.text(x, y, f"{burden.percent_of_lung:.1f} % of the lung", 34, INK)
+    y = _headline(page, x, y, f"{burden.percent_of_lung:.1f} % of the lung", findings)
     if burden.lesion_ml is not None and burden.lung_ml is not None:
         words = f"{burden.lesion_ml:,.0f} ml of {burden.lung_ml:,.0f} ml".replace(",", " ")
         y = page.text(x, y + 4, words, 17, DIM)

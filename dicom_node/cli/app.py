@@ -59,9 +59,10 @@ app.add_typer(bundle.app, name="bundle")
 def main() -> None:
     """Run the command line."""
     # The model's threads share their cores with the listener, the PACS and whatever else runs
-    # there. By default they would spin while they wait for each other, and on a busy machine each
-    # spin is time taken from the thread that is waited for. Read once, when torch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # there. By default they spin for long while they wait for each other, and on a busy machine
+    # each spin is time taken from the thread that is waited for; not spinning at all costs a tenth
+    # on an idle one. Read once, when torch is loaded.
+    os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     try:
         app()
     except ConfigurationError as error:

@@ -13,7 +13,6 @@ import typer
 from rich.table import Table
 
 from dicom_node import __version__
-from dicom_node.cli.offline import FoundSeries, find_series
 from dicom_node.cli.terminal import (
     EXIT_FAILED,
     EXIT_USAGE,
@@ -31,6 +30,7 @@ from dicom_node.errors import SeriesRejected, SeriesSkipped
 from dicom_node.header import InstanceHeader
 from dicom_node.results.result_json import ResultDocument
 from dicom_node.selection import FrameGeometry, SelectedStack, read_frames, select_stack
+from dicom_node.series_folder import FoundSeries, find_series
 from dicom_node.settings import NodeSettings
 
 __all__ = ["register"]

@@ -14,7 +14,6 @@ import typer
 
 from dicom_node.cli.demo_folder import DemoFolder, fresh_folder
 from dicom_node.cli.demo_report import Account, Reading, as_document, in_tables
-from dicom_node.cli.offline import FoundSeries, find_series
 from dicom_node.cli.terminal import EXIT_FAILED, JsonOption, err, out, print_json, progress_bar
 from dicom_node.cli.worklist import in_words
 from dicom_node.demo.child import Child, free_port
@@ -24,6 +23,7 @@ from dicom_node.demo.local_pacs import LocalPacs, PacsKind, start_pacs
 from dicom_node.errors import ConfigurationError, NodeError
 from dicom_node.ledger import Ledger, open_ledger
 from dicom_node.ledger.worklist import SeriesStatus
+from dicom_node.series_folder import FoundSeries, find_series
 
 __all__ = ["register"]
 

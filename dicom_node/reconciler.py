@@ -248,6 +248,7 @@ class Reconciler:
             revision.revision_id,
             {
                 "sop_instance_uids": list(stack.sop_instance_uids),
+                "frames": {uid: list(numbers) for uid, numbers in stack.frames.items()},
                 "statements": list(stack.statements),
             },
         )

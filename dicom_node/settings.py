@@ -108,6 +108,7 @@ class AnalysisSettings(_Section):
     """Where and how the model runs; never what it predicts."""
 
     bundle: Path | None = None  # None: an untrained bundle, made once under the state directory
+    engine: Literal["auto", "torch", "openvino"] = "auto"  # auto: openvino on a CPU, else torch
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU where there is one
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where it is fast
     batch_slices: Annotated[int, Field(ge=1)] = 8  # through the network at a time

@@ -27,12 +27,11 @@ from inference.domain import (
 )
 from inference.engine import (
     DeviceName,
+    EngineName,
     Precision,
     SliceEngine,
     SliceReadings,
-    TorchEngine,
-    choose_device,
-    choose_precision,
+    make_engine,
 )
 from inference.lesion_map import to_source_grid
 from inference.lung_crop import LungCrop, crop_lungs, crop_to_input
@@ -63,6 +62,7 @@ class Analyzer:
         cls,
         directory: Path,
         *,
+        engine: EngineName = "auto",
         device: DeviceName = "auto",
         precision: Precision = "auto",
         batch_slices: int = 8,
@@ -74,6 +74,8 @@ class Analyzer:
         ----------
         directory : Path
             Of the bundle.
+        engine : "auto", "torch" or "openvino"
+            auto: OpenVINO on a CPU, torch on a GPU.
         device : "auto", "cpu" or "cuda"
         precision : "auto", "float32" or "bfloat16"
             auto: bfloat16 where the device computes in it (see :func:`choose_precision`).
@@ -91,15 +93,16 @@ class Analyzer:
         bundle: Bundle = load_bundle(directory)
         if threads > 0:
             torch.set_num_threads(threads)
-        where = choose_device(device)
-        engine = TorchEngine(
-            bundle.slice_net,
-            bundle.manifest.preprocessing.window,
-            where,
-            choose_precision(precision, where),
+        slice_engine = make_engine(
+            bundle, name=engine, device=device, precision=precision, threads=threads
         )
         return cls(
-            bundle.manifest, bundle.identity, engine, bundle.patient_net, batch_slices, threads
+            bundle.manifest,
+            bundle.identity,
+            slice_engine,
+            bundle.patient_net,
+            batch_slices,
+            threads,
         )
 
     def analyze(
@@ -200,6 +203,7 @@ class Analyzer:
     ) -> tuple[PatientFindings, NonparametricFindings]:
         with torch.inference_mode():
             logits = self.patient_net(torch.from_numpy(readings.features)[None])
+            logits = logits / self.manifest.calibration.patient_temperature
             healthy, covid19, h1n1, cap = logits.softmax(dim=1)[0].double().tolist()
         counted = nonparametric.assess(
             readings.lesion_probability,

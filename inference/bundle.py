@@ -28,7 +28,15 @@ from inference.patient_net import PatientNet, PatientNetParameters
 from inference.slice_net import SliceNet, SliceNetParameters
 from inference.windowing import WindowParameters
 
-__all__ = ["Bundle", "Manifest", "load_bundle", "make_untrained_bundle", "write_bundle"]
+__all__ = [
+    "Bundle",
+    "Calibration",
+    "Manifest",
+    "TrainingData",
+    "load_bundle",
+    "make_untrained_bundle",
+    "write_bundle",
+]
 
 MANIFEST = "manifest.json"
 CLASS_NAMES = tuple(disease.key for disease in DiseaseClass)
@@ -72,6 +80,39 @@ class Thresholds(_Frozen):
     nonparametric_healthy: Annotated[float, Field(gt=0, lt=1)] = 0.99
 
 
+class Calibration(_Frozen):
+    """Temperatures that logits are divided by, fitted on validation patients (1: as trained).
+
+    Attributes
+    ----------
+    lesion_temperature, slice_temperature : float
+        Of the two-way and of the four-way head of a slice. Location maps are left as they are.
+    patient_temperature : float
+    """
+
+    lesion_temperature: Annotated[float, Field(gt=0)] = 1.0
+    slice_temperature: Annotated[float, Field(gt=0)] = 1.0
+    patient_temperature: Annotated[float, Field(gt=0)] = 1.0
+
+
+class TrainingData(_Frozen):
+    """What the model learned from.
+
+    Attributes
+    ----------
+    description : str
+        In words.
+    sha256 : str
+        Digest of the cohort.
+    patients : dict of class name to int
+        Patients trained on, by class.
+    """
+
+    description: Annotated[str, Field(min_length=1, max_length=1000)]
+    sha256: Sha256
+    patients: dict[str, int]
+
+
 class Manifest(_Frozen):
     """``manifest.json``.
 
@@ -85,7 +126,10 @@ class Manifest(_Frozen):
         What the model must not be used for, in words; shown with its output.
     classes : tuple of str
         In class order; checked against :class:`~inference.domain.DiseaseClass`.
-    architecture, preprocessing, thresholds
+    architecture, preprocessing, thresholds, calibration
+    training_data : TrainingData or None
+    metrics : dict of str to float
+        What an evaluation measured, for whoever chooses a model; the model card says on what.
     slice_weights, patient_weights : WeightsFile
     """
 
@@ -98,6 +142,9 @@ class Manifest(_Frozen):
     architecture: Architecture = Architecture()
     preprocessing: Preprocessing = Preprocessing()
     thresholds: Thresholds = Thresholds()
+    calibration: Calibration = Calibration()
+    training_data: TrainingData | None = None
+    metrics: dict[str, float] = {}
     slice_weights: WeightsFile
     patient_weights: WeightsFile
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.domain import CtVolume, Distribution, LesionBurden
+from inference.domain import CtVolume, Distribution, LesionBurden, lesion_pixels
 
 __all__ = ["MAP_SIZE", "lesion_areas", "measure"]
 
@@ -37,7 +37,7 @@ def lesion_areas(
     lung = np.count_nonzero(lung_mask, axis=(1, 2))
     lesion = np.array(
         [
-            np.count_nonzero(_lesion(plane, mask, threshold))
+            np.count_nonzero(lesion_pixels(plane, mask, threshold))
             for plane, mask in zip(lesion_map, lung_mask, strict=True)
         ],
         dtype=np.int64,
@@ -77,10 +77,6 @@ def measure(
     )
 
 
-def _lesion(plane: NDArray[np.float16], lung: BoolMask, threshold: float) -> BoolMask:
-    return np.asarray((plane > np.float16(threshold)) & lung, dtype=np.bool_)
-
-
 def _distribution(
     volume: CtVolume,
     lesion_map: NDArray[np.float16],
@@ -95,7 +91,7 @@ def _distribution(
     central = 0
     middle = _midline(lung_columns)
     for index in np.flatnonzero(lesion):
-        here = _lesion(lesion_map[index], lung_mask[index], threshold)
+        here = lesion_pixels(lesion_map[index], lung_mask[index], threshold)
         lesion_columns[index] = np.count_nonzero(here, axis=0)
         central += int(np.count_nonzero(here & _central(lung_mask[index], middle)))
     # LPS: x grows to the patient's left, so low columns are right where x grows along a row.

@@ -30,6 +30,7 @@ __all__ = [
     "SliceFindings",
     "SliceReference",
     "Training",
+    "lesion_pixels",
 ]
 
 
@@ -319,3 +320,21 @@ class Findings:
     lung_mask: NDArray[np.bool_]
     quality: tuple[QualityStatement, ...] = ()
     timing_s: dict[str, float] = field(default_factory=dict)
+
+
+def lesion_pixels(
+    lesion_map: NDArray[np.float16], lung_mask: NDArray[np.bool_], threshold: float
+) -> NDArray[np.bool_]:
+    """Which pixels count as lesion: lung where the location map is above the threshold.
+
+    The one rule behind percentages, overlays and segmentation. Both sides are compared in the
+    map's own precision.
+
+    Parameters
+    ----------
+    lesion_map : ndarray of float16, any shape
+    lung_mask : ndarray of bool, the same shape
+    threshold : float
+        :attr:`ModelIdentity.lesion_threshold`.
+    """
+    return np.asarray((lesion_map > np.float16(threshold)) & lung_mask, dtype=np.bool_)

@@ -10,7 +10,6 @@ numpy and OpenCV only; OpenCV releases the GIL, so slices run in threads.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.cpus import usable_cpus
 from inference.domain import BoundingBox
 from inference.lung_parts import SliceParts, is_lung_part, link_parts
 
@@ -205,7 +205,7 @@ def crop_lungs(
         boxes[index] = bounding_box(air, margin)
         return SliceParts.of(air, hu[index])
 
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(threads or usable_cpus()) as pool:
         for part in pool.map(paper_crop, range(total)):
             parts.append(part)
             if progress is not None:

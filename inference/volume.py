@@ -7,9 +7,8 @@ together is refused with a reason.
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmread
 
+from inference.cpus import usable_cpus
 from inference.domain import CtVolume, QualityCode, QualityStatement
 from inference.errors import InconsistentSeries, UndecodablePixels, UnusableGeometry
 from inference.frames import Frame, read_frames
@@ -40,6 +40,7 @@ Progress = Callable[[str, int, int], None]
 def load_volume(
     paths: Sequence[Path],
     *,
+    frames: Mapping[Path, Sequence[int]] | None = None,
     decode: FrameDecoder = decode_frame,
     threads: int = 0,
     progress: Progress | None = None,
@@ -50,6 +51,9 @@ def load_volume(
     ----------
     paths : sequence of Path
         The stack's files, in any order: single-frame CT, or multi-frame Enhanced CT.
+    frames : mapping of Path to frame numbers, or None
+        The 1-based frames of multi-frame files of which only some belong to the stack; a file
+        that is not named is read whole.
     decode : FrameDecoder
         Gets one frame's stored values out of a dataset.
     threads : int
@@ -70,31 +74,30 @@ def load_volume(
     """
     if not paths:
         raise UnusableGeometry("The series holds no images.")
-    workers = threads or _usable_cpus()
+    workers = threads or usable_cpus()
     with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
         # pydicom warns about every oddity of a file; those that matter are raised as errors here.
         warnings.simplefilter("ignore")
-        frames = list(chain.from_iterable(pool.map(read_frames, paths)))
-        _require_one_series(frames)
-        frames, z_mm = _in_anatomical_order(frames)
-        hu = _decode(frames, decode, pool, progress)
-    spacing_mm, quality = _assess(frames, z_mm, hu)
+        every = chain.from_iterable(pool.map(read_frames, paths))
+        chosen = [frame for frame in every if _belongs(frame, frames or {})]
+        _require_one_series(chosen)
+        stack, z_mm = _in_anatomical_order(chosen)
+        hu = _decode(stack, decode, pool, progress)
+    spacing_mm, quality = _assess(stack, z_mm, hu)
     return CtVolume(
         hu=hu,
-        slices=tuple(frame.reference for frame in frames),
+        slices=tuple(frame.reference for frame in stack),
         z_mm=z_mm,
-        positions_mm=np.array([frame.position_mm for frame in frames], dtype=np.float64),
-        orientation=frames[0].orientation,
-        pixel_spacing_mm=frames[0].pixel_spacing_mm,
+        positions_mm=np.array([frame.position_mm for frame in stack], dtype=np.float64),
+        orientation=stack[0].orientation,
+        pixel_spacing_mm=stack[0].pixel_spacing_mm,
         slice_spacing_mm=spacing_mm,
         quality=quality,
     )
 
 
-def _usable_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _belongs(frame: Frame, chosen: Mapping[Path, Sequence[int]]) -> bool:
+    return frame.path not in chosen or frame.index + 1 in chosen[frame.path]
 
 
 def _require_one_series(frames: Sequence[Frame]) -> None:

@@ -161,6 +161,7 @@ class _Reader:
                 target,
                 self._settings.results,
                 context,
+                frames={series.paths[uid]: numbers for uid, numbers in stack.frames.items()},
                 progress=progress,
                 slice_level=self._slice_level,
             )

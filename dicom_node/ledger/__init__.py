@@ -11,7 +11,8 @@ from collections.abc import Callable
 from types import TracebackType
 
 from dicom_node.errors import LedgerError
-from dicom_node.ledger.analyses import Analyses, AnalysisClaim, NewObject
+from dicom_node.ledger.analyses import Analyses
+from dicom_node.ledger.analysis_claim import AnalysisClaim, NewObject
 from dicom_node.ledger.database import Database
 from dicom_node.ledger.intake import Arrival, Intake
 from dicom_node.ledger.revisions import (

@@ -7,7 +7,6 @@ token, so a worker that slept past its lease can do no harm.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,6 +14,7 @@ import sqlalchemy as sa
 from dicom_node.domain import ObjectKind
 from dicom_node.errors import LeaseLost
 from dicom_node.ledger import tables as t
+from dicom_node.ledger.analysis_claim import AnalysisClaim, NewObject, read_claim
 from dicom_node.ledger.database import Database, inserted_id, rows_changed
 from dicom_node.ledger.leases import owner_is_gone
 from dicom_node.ledger.states import (
@@ -25,54 +25,7 @@ from dicom_node.ledger.states import (
     step,
 )
 
-__all__ = ["Analyses", "AnalysisClaim", "NewObject"]
-
-
-@dataclass(frozen=True, slots=True)
-class AnalysisClaim:
-    """A leased analysis and all that is needed to do it.
-
-    Attributes
-    ----------
-    token : int
-        Fencing token of this lease.
-    instances : tuple of (sop_instance_uid, path)
-        The selected stack; paths are relative to the spool.
-    statements : tuple of str
-        What selection left out, in words.
-    predecessors : tuple of (sop_class_uid, sop_instance_uid, series_instance_uid)
-        Reports of an earlier revision that this reading supersedes.
-    """
-
-    analysis_id: int
-    token: int
-    attempt: int
-    series_id: int
-    revision_number: int
-    series_instance_uid: str
-    study_instance_uid: str
-    instance_set_digest: str
-    instance_count: int
-    expected_count: int | None
-    closing_reason: str
-    instances: tuple[tuple[str, str], ...]
-    statements: tuple[str, ...]
-    predecessors: tuple[tuple[str, str, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class NewObject:
-    """A written result; `path` is relative to the results directory."""
-
-    kind: ObjectKind
-    slot: str
-    rank: int
-    sop_class_uid: str
-    sop_instance_uid: str
-    series_instance_uid: str
-    path: str
-    sha256: str
-    size_bytes: int
+__all__ = ["Analyses"]
 
 
 class Analyses:
@@ -158,7 +111,7 @@ class Analyses:
                     )
                 )
             )
-            return _read_claim(connection, analysis_id) if changed else None
+            return read_claim(connection, analysis_id) if changed else None
 
     def progress(
         self, claim: AnalysisClaim, lease_s: float, stage: str, done: int, total: int
@@ -329,62 +282,6 @@ class Analyses:
             )
             self._database.event(connection, f"analysis_{event}", series_id, reason=reason)
         return bool(changed)
-
-
-def _read_claim(connection: sa.Connection, analysis_id: int) -> AnalysisClaim:
-    a, r, s, i = t.analyses.c, t.revisions.c, t.series.c, t.instances.c
-    row = (
-        connection.execute(
-            sa.select(t.analyses, t.revisions, t.series)
-            .join(t.revisions, r.id == a.revision_id)
-            .join(t.series, s.id == r.series_id)
-            .where(a.id == analysis_id)
-        )
-        .mappings()
-        .one()
-    )
-    selection: dict[str, list[str]] = row[r.selection] or {}
-    paths = {
-        instance.sop_instance_uid: instance.path
-        for instance in connection.execute(
-            sa.select(i.sop_instance_uid, i.path).where(i.series_id == row[r.series_id])
-        )
-    }
-    return AnalysisClaim(
-        analysis_id=analysis_id,
-        token=row[a.lease_token],
-        attempt=row[a.attempts],
-        series_id=row[r.series_id],
-        revision_number=row[r.number],
-        series_instance_uid=row[s.series_instance_uid],
-        study_instance_uid=row[s.study_instance_uid],
-        instance_set_digest=row[r.instance_set_digest],
-        instance_count=row[r.instance_count],
-        expected_count=row[r.expected_count],
-        closing_reason=row[r.closing_reason],
-        instances=tuple((uid, paths[uid]) for uid in selection.get("sop_instance_uids", [])),
-        statements=tuple(selection.get("statements", [])),
-        predecessors=_predecessors(connection, row[r.series_id], row[r.number]),
-    )
-
-
-def _predecessors(
-    connection: sa.Connection, series_id: int, number: int
-) -> tuple[tuple[str, str, str], ...]:
-    """Reports of the latest earlier revision that was read."""
-    a, r, o = t.analyses.c, t.revisions.c, t.objects.c
-    rows = connection.execute(
-        sa.select(r.number, o.sop_class_uid, o.sop_instance_uid, o.series_instance_uid)
-        .join(t.analyses, a.id == o.analysis_id)
-        .join(t.revisions, r.id == a.revision_id)
-        .where(r.series_id == series_id, r.number < number, o.kind == ObjectKind.REPORT)
-        .order_by(r.number.desc(), o.rank)
-    ).all()
-    return tuple(
-        (row.sop_class_uid, row.sop_instance_uid, row.series_instance_uid)
-        for row in rows
-        if row.number == rows[0].number
-    )
 
 
 def _open_shipment(

@@ -253,7 +253,8 @@ class Revisions:
         Parameters
         ----------
         selection : dict
-            The chosen stack: ``{"sop_instance_uids": [...], "statements": [...]}``.
+            The chosen stack: ``{"sop_instance_uids": [...], "frames": {uid: [...]},
+            "statements": [...]}``; `frames` names the multi-frame instances that are read in part.
         """
         with self._database.write() as connection:
             if not self._leave_complete(

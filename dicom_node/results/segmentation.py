@@ -17,7 +17,7 @@ from pydicom.valuerep import DSfloat
 from dicom_node.domain import ObjectKind
 from dicom_node.results.codes import Concept
 from dicom_node.results.result_set import ResultSet
-from inference.domain import CtVolume, Findings, SliceReference
+from inference.domain import CtVolume, Findings, SliceReference, lesion_pixels
 
 __all__ = ["build_segmentation", "lesion_mask"]
 
@@ -33,9 +33,9 @@ def lesion_mask(findings: Findings, index: int | slice = slice(None)) -> NDArray
     ndarray of bool
         Shape (slices, rows, columns), or (rows, columns) for one `index`.
     """
-    # The same comparison as the percentage of lung: both sides in the map's own precision.
-    lesion = findings.lesion_map[index] > np.float16(findings.model.lesion_threshold)
-    return np.asarray(lesion & findings.lung_mask[index])
+    return lesion_pixels(
+        findings.lesion_map[index], findings.lung_mask[index], findings.model.lesion_threshold
+    )
 
 
 def build_segmentation(findings: Findings, volume: CtVolume, results: ResultSet) -> Dataset | None:

@@ -91,6 +91,11 @@ class AnalysisWorker:
             out_dir,
             settings.results,
             context,
+            frames={
+                settings.spool_dir / path: claim.frames[uid]
+                for uid, path in claim.instances
+                if uid in claim.frames
+            },
             progress=self._renewing(claim, settings.analysis.lease_s),
         )
         crash_point("worker.before_commit")

@@ -45,6 +45,7 @@ def load_analyzer(settings: NodeSettings, bundle: Path | None = None) -> Analyze
     analysis = settings.analysis
     return Analyzer.load(
         bundle or bundle_dir(settings),
+        engine=analysis.engine,
         device=analysis.device,
         precision=analysis.precision,
         batch_slices=analysis.batch_slices,

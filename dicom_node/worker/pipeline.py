@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +45,7 @@ def read_series(
     options: ResultOptions,
     context: ResultContext,
     *,
+    frames: Mapping[Path, Sequence[int]] | None = None,
     progress: Progress = lambda stage, done, total: None,
     slice_level: bool = False,
 ) -> Reading:
@@ -60,6 +61,8 @@ def read_series(
         Where the DICOM objects go.
     options, context
         What the results look like, and where the series came from.
+    frames : mapping of Path to frame numbers
+        Of multi-frame instances of which only some frames belong to the stack.
     progress : callable
     slice_level : bool
         Read a single slice or a few: no patient reading.
@@ -71,7 +74,7 @@ def read_series(
     """
     progress("decode", 0, len(instances))
     crash_point("worker.in_decode")
-    volume = load_volume(instances, progress=progress)
+    volume = load_volume(instances, frames=frames, progress=progress)
     source = SourceSeries.read(instances)
 
     findings = analyzer.analyze(volume, progress=progress, slice_level=slice_level)

@@ -12,8 +12,7 @@ from safetensors.torch import save_file
 from torchvision.models import resnet18, resnet50
 
 from inference.domain import BoundingBox
-from inference.engine import TorchEngine, choose_device, choose_precision, fold_batch_norms
-from inference.errors import BundleError, DeviceError
+from inference.errors import BundleError
 from inference.lesion_map import location_map, to_source_grid
 from inference.slice_net import (
     SliceNet,
@@ -21,7 +20,7 @@ from inference.slice_net import (
     coordinate_maps,
     load_imagenet_weights,
 )
-from inference.windowing import WindowParameters, apply_window, normalize
+from inference.windowing import apply_window
 
 
 @pytest.fixture
@@ -181,66 +180,13 @@ def test_a_pickle_with_code_is_refused(tmp_path, capsys):
     assert "ran" not in capsys.readouterr().out
 
 
-# --- windows and the engine
+# --- windows
 
 
 def test_the_window_is_affine_and_clipped():
     hu = np.array([-1300, -1200, -600, 0, 100], dtype=np.int16)
     assert apply_window(hu, -600, 1200).tolist() == [0, 0, 0.5, 1, 1]
     assert apply_window(np.array([-700]), -700, 1200).tolist() == [0.5]
-
-
-def test_folding_batch_norm_changes_nothing(net):
-    x = torch.randn(2, 3, 64, 64)
-    with torch.inference_mode():
-        before = net(x)
-        after = fold_batch_norms(net)(x)
-    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in net.modules())
-    for a, b in zip(before, after, strict=True):
-        assert torch.allclose(a, b, atol=1e-4)
-
-
-def test_the_engine_averages_what_each_window_gives(net):
-    window = WindowParameters()
-    crops = np.random.default_rng(0).integers(-1024, 300, (6, 64, 64)).astype(np.int16)
-    ticks: list[int] = []
-    readings = TorchEngine(net, window, torch.device("cpu"), torch.float32).read(
-        crops, ticks.append
-    )
-    features, lesion, classes, maps = [], [], [], []
-    with torch.inference_mode():
-        for center in (-700, -600, -500):
-            out = net(torch.from_numpy(normalize(apply_window(crops, center, 1200), window)))
-            features.append(out.features)
-            lesion.append(out.lesion_logits.softmax(1)[:, 1])
-            classes.append(out.class_logits.softmax(1))
-            maps.append(out.location[:, 0])
-    for got, parts in (
-        (readings.features, features), (readings.lesion_probability, lesion),
-        (readings.probabilities, classes), (readings.maps, maps),
-    ):  # fmt: skip
-        assert np.allclose(got, torch.stack(parts).mean(0), atol=1e-4)
-    assert np.allclose(readings.probabilities.sum(axis=1), 1, atol=1e-5)
-    assert sum(ticks) == 6 * 3
-
-
-def test_cuda_that_is_not_there(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(DeviceError, match="cuda"):
-        choose_device("cuda")
-    assert choose_device("auto").type == "cpu"
-
-
-@pytest.mark.parametrize(
-    ("abilities", "dtype"),
-    [({}, torch.float32), ({"avx512_f": True}, torch.float32),
-     ({"avx512_bf16": True}, torch.bfloat16), ({"amx_bf16": True}, torch.bfloat16)],
-)  # fmt: skip
-def test_auto_takes_bfloat16_only_where_the_cpu_computes_in_it(monkeypatch, abilities, dtype):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: abilities)
-    assert choose_precision("auto", torch.device("cpu")) == dtype
-    assert choose_precision("float32", torch.device("cpu")) == torch.float32
-    assert choose_precision("bfloat16", torch.device("cpu")) == torch.bfloat16
 
 
 # --- back on the slice

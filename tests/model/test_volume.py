@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import random
 import re
 from pathlib import Path
@@ -12,8 +11,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
-from pydicom.dataset import Dataset
-from pydicom.sequence import Sequence
 from pydicom.uid import EnhancedCTImageStorage, JPEGLSLossless, RLELossless, generate_uid
 
 from inference.domain import CtVolume, QualityCode
@@ -25,6 +22,7 @@ from inference.errors import (
     UnusableGeometry,
 )
 from inference.volume import load_volume
+from support.enhanced_ct import enhanced
 
 
 def plane(value: int, shape: tuple[int, int] = (6, 5)) -> np.ndarray:
@@ -309,47 +307,6 @@ def test_progress_counts_slices(stack):
 # --- multi-frame
 
 
-def enhanced(paths: list[Path], out: Path, *, shared_orientation: bool = True) -> Path:
-    """An Enhanced CT of single slices, frames in the order of `paths` (PS3.3 A.38)."""
-    frames = [dcmread(path) for path in paths]
-    dataset = copy.deepcopy(frames[0])
-    dataset.SOPClassUID = EnhancedCTImageStorage
-    dataset.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
-    dataset.NumberOfFrames = len(frames)
-    dataset.PixelData = b"".join(frame.PixelData for frame in frames)
-    shared = Dataset()
-    shared.PixelMeasuresSequence = Sequence([_item(frames[0], "PixelSpacing")])
-    orientation = Sequence([_item(frames[0], "ImageOrientationPatient")])
-    if shared_orientation:
-        shared.PlaneOrientationSequence = orientation
-    dataset.SharedFunctionalGroupsSequence = Sequence([shared])
-    groups = []
-    for frame in frames:
-        group = Dataset()
-        group.PlanePositionSequence = Sequence([_item(frame, "ImagePositionPatient")])
-        group.PixelValueTransformationSequence = Sequence(
-            [_item(frame, "RescaleSlope", "RescaleIntercept")]
-        )
-        if not shared_orientation:
-            group.PlaneOrientationSequence = orientation
-        groups.append(group)
-    dataset.PerFrameFunctionalGroupsSequence = Sequence(groups)
-    for keyword in (
-        "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope",
-        "RescaleIntercept",
-    ):  # fmt: skip
-        delattr(dataset, keyword)
-    dataset.save_as(out)
-    return out
-
-
-def _item(source: Dataset, *keywords: str) -> Dataset:
-    item = Dataset()
-    for keyword in keywords:
-        setattr(item, keyword, source[keyword].value)
-    return item
-
-
 @pytest.mark.parametrize("shared_orientation", [True, False])
 def test_enhanced_ct_reads_like_its_slices(stack, tmp_path, shared_orientation):
     paths = stack()
@@ -361,6 +318,15 @@ def test_enhanced_ct_reads_like_its_slices(stack, tmp_path, shared_orientation):
     assert np.array_equal(volume.z_mm, reference.z_mm)
     assert [s.frame_number for s in volume.slices] == [2, 4, 5, 1, 3]
     assert {s.sop_class_uid for s in volume.slices} == {EnhancedCTImageStorage}
+
+
+def test_only_the_frames_of_the_stack_are_read(stack, tmp_path):
+    paths = stack()
+    path = enhanced(paths + paths, tmp_path / "enhanced.dcm")  # two phases, position by position
+    refused([path], UnusableGeometry, "occupied twice")
+    volume = load_volume([path], frames={path: (6, 7, 8, 9, 10)})
+    assert np.array_equal(volume.hu, load_volume(paths).hu)
+    assert {s.frame_number for s in volume.slices} == {6, 7, 8, 9, 10}
 
 
 def test_compressed_enhanced_ct_reads_the_same(stack, tmp_path):

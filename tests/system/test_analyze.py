@@ -13,6 +13,7 @@ import pydicom
 import pytest
 from pydicom import dcmread
 
+from support.enhanced_ct import enhanced
 from support.synthetic_ct import synthetic_series
 
 
@@ -68,6 +69,23 @@ def test_a_second_run_gives_the_same_uids(
         assert analyze(chest_series[0].parent, tmp_path / run, small_bundle).returncode == 0
         uids.append([item["sop_instance_uid"] for item in result(tmp_path / run)["objects"]])
     assert uids[0] == uids[1]
+
+
+def test_of_two_phases_in_one_enhanced_ct_one_is_read(
+    tmp_path: Path, small_bundle: Path, chest_series: list[Path]
+) -> None:
+    (tmp_path / "enhanced").mkdir()
+    path = enhanced(
+        chest_series + chest_series, tmp_path / "enhanced" / "ct.dcm",
+        acquisitions=[1] * 24 + [2] * 24,
+    )  # fmt: skip
+    out = tmp_path / "out"
+    done = analyze(path.parent, out, small_bundle)
+    document = result(out)
+    assert document["disposition"] == "analyzed", (document["reason"], done.stderr)
+    frames = {item["frame_number"] for item in document["slices"]}
+    assert frames in (set(range(1, 25)), set(range(25, 49)))
+    assert any("Only 24 frames" in text for text in document["statements"])
 
 
 def test_one_slice_is_read_at_slice_level_only(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,90 +22,79 @@ def uid_of(files: list[Path]) -> str:
     return str(dcmread(files[0], stop_before_pixels=True).SeriesInstanceUID)
 
 
+@pytest.fixture
+def node(
+    tmp_path: Path, small_bundle: Path, orthanc: Orthanc, redis_server: RedisServer
+) -> Iterator[Node]:
+    """A node whose parts the test starts, with Redis as its broker and Orthanc as its PACS."""
+    with Node(tmp_path / "node", small_bundle, pacs=[orthanc], broker_url=redis_server.url) as made:
+        yield made
+
+
 @pytest.mark.peer("redis")
 @pytest.mark.parametrize(
     "crash_point",
     ["worker.after_claim", "worker.in_inference", "worker.after_write", "worker.before_commit"],
 )
 def test_a_worker_killed_mid_analysis(
-    crash_point: str,
-    tmp_path: Path,
-    orthanc: Orthanc,
-    redis_server: RedisServer,
-    small_bundle: Path,
-    chest_series: list[Path],
+    node: Node, crash_point: str, chest_series: list[Path], orthanc: Orthanc
 ) -> None:
-    with Node(tmp_path / "node", small_bundle, pacs=[orthanc], broker_url=redis_server.url) as node:
-        node.start("listen", "reconcile", "deliver")
-        node.start("work", crash_at=crash_point)
-        assert node.send(chest_series).returncode == 0
-        worker = node.processes["work"]
-        node.wait_for(lambda: worker.poll() is not None, "the worker is killed", 90)
-        assert worker.returncode == -signal.SIGKILL
-        node.start("work")
-        status = node.wait_until_delivered(uid_of(chest_series))
-        assert status.attempts == 2
-        assert_exactly_one_result_set(orthanc, node.ledger_url, uid_of(chest_series))
+    node.start("listen", "reconcile", "deliver")
+    node.start("work", crash_at=crash_point)
+    assert node.send(chest_series).returncode == 0
+    worker = node.processes["work"]
+    node.wait_for(lambda: worker.poll() is not None, "the worker is killed", 90)
+    assert worker.returncode == -signal.SIGKILL
+    node.start("work")
+    status = node.wait_until_delivered(uid_of(chest_series))
+    assert status.attempts == 2
+    assert_exactly_one_result_set(orthanc, node.ledger_url, uid_of(chest_series))
 
 
 def test_a_delivery_killed_after_c_store(
-    tmp_path: Path,
-    orthanc: Orthanc,
-    redis_server: RedisServer,
-    small_bundle: Path,
-    chest_series: list[Path],
+    node: Node, chest_series: list[Path], orthanc: Orthanc
 ) -> None:
     """The PACS holds an object that the ledger does not know as sent: it is sent again, once."""
-    with Node(tmp_path / "node", small_bundle, pacs=[orthanc], broker_url=redis_server.url) as node:
-        node.start("listen", "reconcile", "work")
-        node.start("deliver", crash_at="delivery.after_c_store")
-        assert node.send(chest_series).returncode == 0
-        sender = node.processes["deliver"]
-        node.wait_for(lambda: sender.poll() is not None, "the sender is killed", 90)
-        assert orthanc.instance_count() == 1
-        node.start("deliver")
-        node.wait_until_delivered(uid_of(chest_series))
-        assert_exactly_one_result_set(orthanc, node.ledger_url, uid_of(chest_series))
+    node.start("listen", "reconcile", "work")
+    node.start("deliver", crash_at="delivery.after_c_store")
+    assert node.send(chest_series).returncode == 0
+    sender = node.processes["deliver"]
+    node.wait_for(lambda: sender.poll() is not None, "the sender is killed", 90)
+    assert orthanc.instance_count() == 1
+    node.start("deliver")
+    node.wait_until_delivered(uid_of(chest_series))
+    assert_exactly_one_result_set(orthanc, node.ledger_url, uid_of(chest_series))
 
 
 @pytest.mark.peer("redis")
 def test_the_broker_killed_and_emptied(
-    tmp_path: Path,
-    orthanc: Orthanc,
-    redis_server: RedisServer,
-    small_bundle: Path,
-    chest_series: list[Path],
+    node: Node, chest_series: list[Path], redis_server: RedisServer, orthanc: Orthanc
 ) -> None:
-    with Node(tmp_path / "node", small_bundle, pacs=[orthanc], broker_url=redis_server.url) as node:
-        node.start(
-            "listen", "reconcile", "deliver"
-        )  # nobody analyses yet: the nudge waits in Redis
-        assert node.send(chest_series).returncode == 0
-        node.wait_for_state(
-            uid_of(chest_series), lambda found: found.analysis_state == "waiting", "queued"
-        )
-        redis_server.kill()
-        redis_server.start()
-        redis_server.flush()
-        node.start("work")
-        node.wait_until_delivered(uid_of(chest_series))
-        assert_exactly_one_result_set(orthanc, node.ledger_url, uid_of(chest_series))
+    node.start("listen", "reconcile", "deliver")  # nobody analyses yet: the nudge waits in Redis
+    assert node.send(chest_series).returncode == 0
+    node.wait_for_state(
+        uid_of(chest_series), lambda found: found.analysis_state == "waiting", "queued"
+    )
+    redis_server.kill()
+    redis_server.start()
+    redis_server.flush()
+    node.start("work")
+    node.wait_until_delivered(uid_of(chest_series))
+    assert_exactly_one_result_set(orthanc, node.ledger_url, uid_of(chest_series))
 
 
 def test_receiving_goes_on_without_a_broker(
-    tmp_path: Path, small_bundle: Path, orthanc: Orthanc, redis_server: RedisServer,
-    chest_series: list[Path],
-) -> None:  # fmt: skip
-    with Node(tmp_path / "node", small_bundle, pacs=[orthanc], broker_url=redis_server.url) as node:
-        redis_server.kill()
-        node.start("listen", "reconcile")
-        assert node.send(chest_series).returncode == 0
-        node.wait_for_state(
-            uid_of(chest_series), lambda found: found.analysis_state == "waiting", "selected"
-        )
-        redis_server.start()
-        node.start("work", "deliver")
-        node.wait_until_delivered(uid_of(chest_series))
+    node: Node, chest_series: list[Path], redis_server: RedisServer
+) -> None:
+    redis_server.kill()
+    node.start("listen", "reconcile")
+    assert node.send(chest_series).returncode == 0
+    node.wait_for_state(
+        uid_of(chest_series), lambda found: found.analysis_state == "waiting", "selected"
+    )
+    redis_server.start()
+    node.start("work", "deliver")
+    node.wait_until_delivered(uid_of(chest_series))
 
 
 def test_the_embedded_default_survives_a_kill_of_everything(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
+from support.enhanced_ct import enhanced
 from support.held import assert_exactly_one_result_set, our_objects
 from support.node import Node
 from support.orthanc import Orthanc
@@ -120,6 +121,31 @@ def test_late_slices_make_a_second_reading_that_names_the_first(
         for reference in series.ReferencedSOPSequence
     }
     assert named & first
+
+
+def test_of_two_phases_in_one_enhanced_ct_one_is_read(
+    node: Node, orthanc: Orthanc, chest_series: list[Path], tmp_path: Path
+) -> None:
+    path = enhanced(
+        chest_series + chest_series, tmp_path / "ct.dcm", acquisitions=[1] * 24 + [2] * 24
+    )
+    source = dcmread(path, stop_before_pixels=True)
+    uid = str(source.SeriesInstanceUID)
+    node.start()
+    sent = node.send([path])
+    assert sent.returncode == 0, sent.stderr
+    assert node.wait_until_delivered(uid).received == 1
+    counts = assert_exactly_one_result_set(orthanc, node.ledger_url, uid)
+    assert counts[REPORT] == counts[KOS] == counts[SEG] == 1
+    [segmentation] = [item for item in our_objects(orthanc) if item.SOPClassUID.name == SEG]
+    frames = {
+        int(number)
+        for group in segmentation.PerFrameFunctionalGroupsSequence
+        for derivation in group.DerivationImageSequence
+        for image in derivation.SourceImageSequence
+        for number in [image.ReferencedFrameNumber]
+    }
+    assert frames <= set(range(1, 25)) or frames <= set(range(25, 49))
 
 
 @pytest.mark.real_data

@@ -55,8 +55,16 @@ lint: $(VENV)/.installed-test  ## style, types and import rules
 	@$(BIN)/lint-imports --no-logo
 
 .PHONY: unit
-unit: $(VENV)/.installed-test  ## pytest alone, the built wheel included [PYTEST_ARGS=...]
-	@$(BIN)/pytest $(PYTEST_ARGS)
+unit: $(VENV)/.installed-test  ## pytest alone, the built wheel included [PYTEST_ARGS=...] [JOBS=2]
+	@$(BIN)/pytest -n $(or $(JOBS),2) --dist loadfile $(PYTEST_ARGS)
+
+.PHONY: chaos
+chaos: $(VENV)/.installed-test  ## kill, starve and freeze a real node N times; count losses [N=200] [SEED=1]
+	@$(BIN)/python tests/chaos/drive.py --faults $(or $(N),200) --seed $(or $(SEED),1)
+
+.PHONY: fuzz
+fuzz: $(VENV)/.installed-test  ## throw broken bytes at a door [DOOR=header] [SECONDS=60]
+	@scripts/fuzz $(or $(DOOR),header) --seconds $(or $(SECONDS),60)
 
 .PHONY: format
 format: $(VENV)/.installed-test  ## rewrite the sources in the project's style

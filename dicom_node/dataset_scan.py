@@ -16,11 +16,27 @@ import struct
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, VR
 
 from dicom_node.errors import CannotUnderstand
 
-__all__ = ["DatasetScan", "Encoding", "encoding_of", "scan_dataset"]
+__all__ = ["BROKEN_DATASET", "DatasetScan", "Encoding", "encoding_of", "scan_dataset"]
+
+BROKEN_DATASET = (
+    ArithmeticError,
+    AttributeError,
+    BytesLengthException,
+    EOFError,
+    InvalidDicomError,
+    LookupError,
+    NotImplementedError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+"""What pydicom raises on one broken element or another; values are parsed when first looked at."""
 
 _MAX_ELEMENTS = 500_000  # an Enhanced CT of 2,000 frames has about 120,000
 _MAX_VALUE_BYTES = 4096  # of one value that is asked for

@@ -7,15 +7,18 @@ time. One sweep looks at what is open, never at what is done.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from dicom_node.audit import Auditor
 from dicom_node.broker import Nudger
 from dicom_node.completion import Evidence, judge
 from dicom_node.errors import BrokerUnavailable, SeriesRejected, SeriesSkipped
 from dicom_node.header import InstanceHeader
 from dicom_node.ledger import CompletedRevision, Ledger, OpenRevision
 from dicom_node.logs import get_logger, pseudonym
+from dicom_node.retention import Janitor
 from dicom_node.selection import (
     Candidate,
     FrameGeometry,
@@ -25,7 +28,7 @@ from dicom_node.selection import (
     select_stack,
 )
 from dicom_node.settings import NodeSettings, Peer
-from dicom_node.source_query import QueryFailed, count_instances
+from dicom_node.source_query import STUDY_ROOT_FIND, QueryFailed, count_instances
 
 __all__ = ["Reconciler"]
 
@@ -53,8 +56,13 @@ class Reconciler:
         self._settings = settings
         self._ledger = ledger
         self._nudger = nudger
+        self._auditor = Auditor(settings(), "reconcile")
         self._asking: dict[int, Future[int | None]] = {}
         self._askers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="c-find")
+        self._janitor = Janitor(ledger, self._auditor)
+        self._tidier = ThreadPoolExecutor(max_workers=1, thread_name_prefix="janitor")
+        self._tidying: Future[None] | None = None
+        self._tidy_at = 0.0  # monotonic
 
     def run(self, stop: threading.Event) -> None:
         """Sweep until `stop` is set."""
@@ -62,6 +70,7 @@ class Reconciler:
             self.sweep()
             stop.wait(SWEEP_INTERVAL_S)
         self._askers.shutdown(wait=False, cancel_futures=True)
+        self._tidier.shutdown(wait=True, cancel_futures=True)
 
     def sweep(self) -> None:
         """Look once at everything that is open."""
@@ -71,6 +80,20 @@ class Reconciler:
             self._judge(revision, settings)
         self._select(self._ledger.revisions.completed(), settings)
         self._nudge()
+        self._tidy(settings)
+
+    # -- retention --------------------------------------------------------------------------------
+
+    def _tidy(self, settings: NodeSettings) -> None:
+        """Let the janitor sweep beside this thread, one sweep at a time."""
+        if self._tidying is not None and self._tidying.done():
+            error = self._tidying.exception()
+            if error is not None:
+                _log.error("janitor failed", error=type(error).__name__, reason=str(error)[:200])
+            self._tidying = None
+        if self._tidying is None and time.monotonic() >= self._tidy_at:
+            self._tidy_at = time.monotonic() + settings.retention.sweep_interval_s
+            self._tidying = self._tidier.submit(self._janitor.sweep, settings)
 
     # -- leases and nudges ------------------------------------------------------------------------
 
@@ -135,7 +158,7 @@ class Reconciler:
             due = (revision.queried_at or 0.0) + settings.completion.query_interval_s
             if revision.associations_over and self._ledger.database.now() >= due:
                 self._asking[revision.revision_id] = self._askers.submit(
-                    count_instances,
+                    self._count_instances,
                     settings,
                     source,
                     revision.study_instance_uid,
@@ -153,6 +176,17 @@ class Reconciler:
         self._ledger.revisions.note_query(revision.revision_id, expected)
         # What was read before the answer came stays as it is; the next sweep sees the new row.
         return revision
+
+    def _count_instances(
+        self, settings: NodeSettings, source: Peer, study_uid: str, series_uid: str
+    ) -> int | None:
+        self._auditor.queried(
+            ae_title=source.ae_title,
+            address=source.host,
+            sop_class_uid=STUDY_ROOT_FIND,
+            study_uid=study_uid,
+        )
+        return count_instances(settings, source, study_uid, series_uid)
 
     # -- selection --------------------------------------------------------------------------------
 

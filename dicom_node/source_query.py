@@ -15,10 +15,13 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
-from dicom_node.errors import NodeError
+from dicom_node.errors import ConfigurationError, NodeError
 from dicom_node.settings import NodeSettings, Peer
+from dicom_node.tls import client_context, tls_failure
 
-__all__ = ["QueryFailed", "count_instances"]
+__all__ = ["STUDY_ROOT_FIND", "QueryFailed", "count_instances", "list_instances"]
+
+STUDY_ROOT_FIND = str(StudyRootQueryRetrieveInformationModelFind)
 
 _PENDING = (0xFF00, 0xFF01)
 _LONGEST_S = 30.0  # for one question altogether, whatever the delivery timeouts are
@@ -79,6 +82,29 @@ def count_instances(
             association.release()
 
 
+def list_instances(
+    settings: NodeSettings, peer: Peer, study_instance_uid: str, series_instance_uid: str
+) -> frozenset[str] | None:
+    """Return the SOP Instance UIDs that `peer` lists of a series, None if it lists none.
+
+    A peer that knows no such series and one that answers no query at image level look the same.
+
+    Raises
+    ------
+    QueryFailed
+        The network or the association failed.
+    """
+    association = _associate(settings, peer)
+    deadline = time.monotonic() + _LONGEST_S
+    try:
+        return _images(association, study_instance_uid, series_instance_uid, deadline) or None
+    except _CannotTell:
+        return None
+    finally:
+        if association.is_established:
+            association.release()
+
+
 class _CannotTell(NodeError):
     """The peer answered that it does not answer such a question."""
 
@@ -86,6 +112,13 @@ class _CannotTell(NodeError):
 def _count_images(
     association: Any, study_instance_uid: str, series_instance_uid: str, deadline: float
 ) -> int | None:
+    # The series is known, so no image at all means that image level is not answered.
+    return len(_images(association, study_instance_uid, series_instance_uid, deadline)) or None
+
+
+def _images(
+    association: Any, study_instance_uid: str, series_instance_uid: str, deadline: float
+) -> frozenset[str]:
     identifier = Dataset()
     identifier.QueryRetrieveLevel = "IMAGE"
     identifier.StudyInstanceUID = study_instance_uid
@@ -95,9 +128,7 @@ def _count_images(
         str(answer.get("SOPInstanceUID", ""))
         for answer in _answers(association, identifier, deadline)
     }
-    images.discard("")
-    # The series is known, so no image at all means that image level is not answered.
-    return len(images) or None
+    return frozenset(images - {""})
 
 
 def _answers(association: Any, identifier: Dataset, deadline: float) -> Iterator[Dataset]:
@@ -135,6 +166,8 @@ def _associate(settings: NodeSettings, peer: Peer) -> Any:
         peer.port,
         ae_title=peer.ae_title,
         evt_handlers=[(evt.EVT_CONN_OPEN, _no_delay)],
+        # The context itself checks that the certificate is the peer's.
+        tls_args=(client_context(settings, peer), peer.host) if peer.tls else None,
     )
     if association.is_established:
         return association
@@ -149,9 +182,20 @@ def _reach(settings: NodeSettings, peer: Peer) -> None:
     """Connect once by hand: pynetdicom hides the reason, and leaves the failed socket open."""
     timeout_s = settings.delivery.connect_timeout_s
     try:
-        socket.create_connection((peer.host, peer.port), timeout=timeout_s).close()
+        connection = socket.create_connection((peer.host, peer.port), timeout=timeout_s)
     except OSError as error:
         raise QueryFailed(f"{peer.name} cannot be reached: {error}") from error
+    with connection:
+        if not peer.tls:
+            return
+        try:
+            context = client_context(settings, peer)
+            context.wrap_socket(connection, server_hostname=peer.host).close()
+        except OSError as error:
+            words = tls_failure(error)
+            raise QueryFailed(f"{peer.name}: no TLS connection: {words}") from error
+        except ConfigurationError as error:
+            raise QueryFailed(f"{peer.name}: {error}") from error
 
 
 def _no_delay(event: Any) -> None:

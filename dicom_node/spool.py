@@ -22,6 +22,7 @@ import secrets
 import struct
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -33,7 +34,7 @@ from dicom_node.domain import (
 )
 from dicom_node.errors import OutOfResources
 
-__all__ = ["IncomingFile", "Spool", "content_digest"]
+__all__ = ["IncomingFile", "Spool", "SpoolFile", "content_digest"]
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 # Far above any receive: the listener ends a connection that is silent for a minute.
@@ -43,6 +44,22 @@ _LEFTOVER_AGE_S = 3600.0
 def content_digest(transfer_syntax_uid: str, dataset: bytes) -> str:
     """Return the digest (sha256, hex) that names an instance of this content."""
     return hashlib.sha256(transfer_syntax_uid.encode("ascii") + b"\0" + dataset).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolFile:
+    """A kept file as it was seen; received again, the same content is another file.
+
+    Attributes
+    ----------
+    directory : int
+        0 to 255.
+    """
+
+    digest: str
+    directory: int
+    inode: int
+    modified_at: float
 
 
 class Spool:
@@ -82,9 +99,14 @@ class Spool:
                 (self._instances / f"{number:02x}").mkdir(exist_ok=True, mode=0o700)
             for directory in (self._instances, self.root, self.root.parent):
                 _sync_directory(directory)
-            self._remove_leftovers()
+            self.remove_leftovers()
 
-    def _remove_leftovers(self) -> None:
+    def exists(self) -> bool:
+        """Whether anything was ever received here."""
+        return self._instances.is_dir() and self._incoming.is_dir()
+
+    def remove_leftovers(self) -> None:
+        """Remove what crashes left in ``incoming``."""
         # Another listener may be receiving into the same directory: only what nobody can be
         # writing any more goes.
         horizon = time.time() - _LEFTOVER_AGE_S
@@ -98,6 +120,22 @@ class Spool:
         with _disk_errors():
             status = os.statvfs(self.root)
         return status.f_bavail * status.f_frsize
+
+    def used_percent(self) -> float:
+        """Return how full the file system is, as df counts; inodes or bytes, what is scarcer.
+
+        Raises
+        ------
+        OutOfResources
+        """
+        with _disk_errors():
+            status = os.statvfs(self.root)
+        used = status.f_blocks - status.f_bfree
+        bytes_used = 100.0 * used / max(1, used + status.f_bavail)
+        if not status.f_files:  # a file system without a table of inodes
+            return bytes_used
+        inodes = status.f_files - status.f_ffree
+        return max(bytes_used, 100.0 * inodes / max(1, inodes + status.f_favail))
 
     def require_space(self) -> None:
         """Raise unless ``min_free_bytes`` are free.
@@ -173,6 +211,35 @@ class Spool:
             self.path_of(digest).unlink()
         except FileNotFoundError:
             return False
+        return True
+
+    def files(self, directory: int) -> Iterator[SpoolFile]:
+        """Yield the kept files of one of the 256 directories."""
+        try:
+            entries = os.scandir(self._instances / f"{directory:02x}")
+        except FileNotFoundError:
+            return
+        with entries:
+            for entry in entries:
+                digest, _, suffix = entry.name.partition(".")
+                if suffix == "dcm" and _DIGEST.fullmatch(digest):
+                    with contextlib.suppress(FileNotFoundError):
+                        status = entry.stat(follow_symlinks=False)
+                        yield SpoolFile(digest, directory, status.st_ino, status.st_mtime)
+
+    def remove_file(self, file: SpoolFile) -> bool:
+        """Delete `file` unless its content was received again meanwhile; return whether it went."""
+        path = self.path_of(file.digest)
+        aside = self._incoming / f"{secrets.token_hex(16)}.part"
+        try:
+            path.rename(aside)
+        except FileNotFoundError:
+            return False
+        status = aside.lstat()
+        if (status.st_ino, status.st_mtime) != (file.inode, file.modified_at):
+            aside.rename(path)
+            return False
+        aside.unlink()
         return True
 
     @property

@@ -196,7 +196,7 @@ class Analyzer:
     ) -> NDArray[np.int16]:
         parameters = self.manifest.preprocessing.crop
         planes = [crop_to_input(volume.hu[i], crop.boxes[i], parameters) for i in batch]
-        return np.ascontiguousarray(np.stack(planes)[_as_displayed(volume)])
+        return np.ascontiguousarray(np.stack(planes)[volume.as_displayed])
 
     def _read_patient(
         self, readings: SliceReadings
@@ -239,23 +239,12 @@ class _Clock:
         self.seconds[name] = time.perf_counter() - start
 
 
-def _as_displayed(volume: CtVolume) -> tuple[slice, slice, slice]:
-    """Flips that bring a slice to the usual display: patient's right at the left, front up.
-
-    The network's coordinate maps mean something only there. LPS: x grows to the patient's left,
-    y to the back.
-    """
-    columns = slice(None, None, -1) if volume.orientation[0] < 0 else slice(None)
-    rows = slice(None, None, -1) if volume.orientation[4] < 0 else slice(None)
-    return slice(None), rows, columns
-
-
 def _on_source_grid(
     volume: CtVolume, crop: LungCrop, maps: NDArray[np.float32]
 ) -> NDArray[np.float16]:
     chosen = np.flatnonzero(crop.has_lung)
     lesion_map = np.zeros(volume.hu.shape, dtype=np.float16)
-    planes = np.ascontiguousarray(maps[_as_displayed(volume)])
+    planes = np.ascontiguousarray(maps[volume.as_displayed])
     targets = [lesion_map[i] for i in chosen]  # views: written in place
     to_source_grid(planes, [crop.boxes[i] for i in chosen], targets)
     return lesion_map

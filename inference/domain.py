@@ -163,6 +163,17 @@ class CtVolume:
         return len(self.slices)
 
     @property
+    def as_displayed(self) -> tuple[slice, slice, slice]:
+        """Flips that bring a slice to the usual display: patient's right at the left, front up.
+
+        The network's coordinate maps mean something only there. LPS: x grows to the patient's
+        left, y to the back. Indexing twice gives the source grid back.
+        """
+        columns = slice(None, None, -1) if self.orientation[0] < 0 else slice(None)
+        rows = slice(None, None, -1) if self.orientation[4] < 0 else slice(None)
+        return slice(None), rows, columns
+
+    @property
     def voxel_ml(self) -> float | None:
         """Volume of one voxel in millilitres, None without a regular slice spacing."""
         if self.slice_spacing_mm is None:

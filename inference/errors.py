@@ -9,7 +9,8 @@
     │   ├── UnusableGeometry       not axial, no positions, positions repeat
     │   └── NotAChestCt            no two large air regions inside a body
     ├── BundleError                a model bundle is missing, altered or of another kind
-    └── DeviceError                the requested device or precision is not there
+    ├── DeviceError                the requested device or precision is not there
+    └── DecoderLost                decoders were killed from outside, or do not start: try again
 """
 
 from __future__ import annotations
@@ -55,3 +56,7 @@ class BundleError(InferenceError):
 
 class DeviceError(InferenceError):
     """The requested device or precision is not available on this machine."""
+
+
+class DecoderLost(InferenceError):
+    """No decoder lived long enough to judge a file, through no fault of the file."""

@@ -18,6 +18,7 @@ from pydicom.errors import InvalidDicomError
 
 from inference.domain import SliceReference
 from inference.errors import InconsistentSeries, NotAChestCt, UndecodablePixels, UnusableGeometry
+from inference.pixel_file import Plane
 from inference.pixels import DECODER_ERRORS, Padding, Rescale, padding_of
 
 __all__ = ["Frame", "Patient", "read_frames"]
@@ -80,6 +81,18 @@ class Frame:
     rescale_type: str
     padding: Padding | None
     lossy: bool
+
+    @property
+    def plane(self) -> Plane:
+        """What is needed to read its pixels; without a rescale, stored values stand for HU."""
+        return Plane(
+            index=self.index,
+            label=self.label,
+            rows=self.rows,
+            columns=self.columns,
+            rescale=self.rescale or Rescale(),
+            padding=self.padding,
+        )
 
 
 def read_frames(path: Path) -> list[Frame]:

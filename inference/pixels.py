@@ -9,17 +9,26 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from inference.errors import UndecodablePixels
 
-__all__ = ["AIR_HU", "MAX_HU", "FrameDecoder", "Padding", "Rescale", "decode_frame", "to_hu"]
+__all__ = [
+    "AIR_HU",
+    "MAX_HU",
+    "Padding",
+    "Rescale",
+    "decode_frame",
+    "needs_too_much_memory",
+    "padding_of",
+    "to_hu",
+]
 
 AIR_HU = -1024
 MAX_HU = 3071
@@ -29,6 +38,7 @@ DECODER_ERRORS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
+    BytesLengthException,  # a plain Exception
     EOFError,
     LookupError,
     MemoryError,
@@ -42,12 +52,18 @@ DECODER_ERRORS = (
 )
 
 
-class FrameDecoder(Protocol):
-    """How one frame's stored values are got out of a dataset (in this process or in a child)."""
+# How the decoders under pydicom say it, whose errors it passes on as text.
+_MEMORY_WORDS = ("memoryerror", "bad_alloc", "cannot allocate", "unable to allocate", "memory all")
 
-    def __call__(self, instance: Dataset, frame_index: int, label: str) -> NDArray[np.int32]:
-        """Stored values, int32, shape (rows, columns)."""
-        ...
+
+def needs_too_much_memory(error: BaseException) -> bool:
+    """Whether `error`, or what caused it, is a failed allocation."""
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, MemoryError) or any(w in str(link).lower() for w in _MEMORY_WORDS):
+            return True
+        link = link.__cause__ or link.__context__
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,19 +116,24 @@ def decode_frame(instance: Dataset, frame_index: int, label: str) -> NDArray[np.
             raw=True,
             correct_unused_bits=False,  # type: ignore[arg-type]  # mistyped in pydicom 3.0
         )
+        native = not syntax.is_encapsulated or syntax == DeflatedExplicitVRLittleEndian
+        stored = _stored_values(raw, instance, native=native)
     except NotImplementedError as error:
         name = syntax.name if syntax else "unknown"
         raise UndecodablePixels(
             f"The image {label} is compressed in a way this system cannot read ({name})."
         ) from error
     except DECODER_ERRORS as error:
+        if needs_too_much_memory(error):
+            raise UndecodablePixels(
+                f"The image {label} needs more memory than is allowed to be decoded."
+            ) from error
         raise UndecodablePixels(
             f"The pixel data of the image {label} are damaged or incomplete ({syntax.name})."
         ) from error
-    if raw.ndim != 2:
+    if stored.ndim != 2:
         raise UndecodablePixels(f"The image {label} does not hold one plane of pixels per frame.")
-    native = not syntax.is_encapsulated or syntax == DeflatedExplicitVRLittleEndian
-    return _stored_values(raw, instance, native=native)
+    return stored
 
 
 def _stored_values(
@@ -180,10 +201,12 @@ def to_hu(
         hu = (
             np.clip(stored.astype(np.int64) + offset, AIR_HU, MAX_HU)
             if abs(offset) > 2**30
-            else (np.clip(stored + np.int32(offset), AIR_HU, MAX_HU))
+            # Clipped before it is shifted: 32-bit values must not wrap either.
+            else np.clip(stored, AIR_HU - offset, MAX_HU - offset) + np.int32(offset)
         )
     else:
-        hu = np.clip(np.rint(stored * rescale.slope + rescale.intercept), AIR_HU, MAX_HU)
+        with np.errstate(over="ignore"):  # infinite is clipped like everything too large
+            hu = np.clip(np.rint(stored * rescale.slope + rescale.intercept), AIR_HU, MAX_HU)
     result = hu.astype(np.int16)
     if padding is not None:
         result[(stored >= padding.low) & (stored <= padding.high)] = AIR_HU

@@ -15,13 +15,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import dcmread
 
 from inference.cpus import usable_cpus
 from inference.domain import CtVolume, QualityCode, QualityStatement
-from inference.errors import InconsistentSeries, UndecodablePixels, UnusableGeometry
+from inference.errors import InconsistentSeries, UnusableGeometry
 from inference.frames import Frame, read_frames
-from inference.pixels import DECODER_ERRORS, FrameDecoder, Rescale, decode_frame, to_hu
+from inference.pixel_file import PixelReader, read_planes
 
 __all__ = ["load_volume"]
 
@@ -41,7 +40,7 @@ def load_volume(
     paths: Sequence[Path],
     *,
     frames: Mapping[Path, Sequence[int]] | None = None,
-    decode: FrameDecoder = decode_frame,
+    pixels: PixelReader = read_planes,
     threads: int = 0,
     progress: Progress | None = None,
 ) -> CtVolume:
@@ -54,8 +53,9 @@ def load_volume(
     frames : mapping of Path to frame numbers, or None
         The 1-based frames of multi-frame files of which only some belong to the stack; a file
         that is not named is read whole.
-    decode : FrameDecoder
-        Gets one frame's stored values out of a dataset.
+    pixels : PixelReader
+        Opens the files' pixel data: in this process, or an
+        :class:`~inference.decoder_pool.DecoderPool`.
     threads : int
         Decoder threads; 0 takes the number of CPUs this process may use.
     progress : callable or None
@@ -82,7 +82,7 @@ def load_volume(
         chosen = [frame for frame in every if _belongs(frame, frames or {})]
         _require_one_series(chosen)
         stack, z_mm = _in_anatomical_order(chosen)
-        hu = _decode(stack, decode, pool, progress)
+        hu = _decode(stack, pixels, pool, progress)
     spacing_mm, quality = _assess(stack, z_mm, hu)
     return CtVolume(
         hu=hu,
@@ -164,7 +164,7 @@ def _in_anatomical_order(frames: Sequence[Frame]) -> tuple[list[Frame], NDArray[
 
 def _decode(
     frames: Sequence[Frame],
-    decode: FrameDecoder,
+    pixels: PixelReader,
     pool: ThreadPoolExecutor,
     progress: Progress | None,
 ) -> NDArray[np.int16]:
@@ -175,21 +175,11 @@ def _decode(
         by_path.setdefault(frame.path, []).append(index)
 
     def fill(path: Path) -> int:
-        try:
-            instance = dcmread(path)
-        except DECODER_ERRORS as error:
-            raise UndecodablePixels(f"The file {path.name} cannot be read.") from error
-        if "PixelData" not in instance:
-            raise UndecodablePixels(f"The image {path.name} holds no pixel data.")
-        for index in by_path[path]:
-            frame = frames[index]
-            stored = decode(instance, frame.index, frame.label)
-            if stored.shape != hu.shape[1:]:
-                raise UndecodablePixels(
-                    f"The pixel data of the image {frame.label} are incomplete."
-                )
-            hu[index] = to_hu(stored, frame.rescale or Rescale(), frame.padding)
-        return len(by_path[path])
+        indices = by_path[path]
+        planes = pixels(path, [frames[index].plane for index in indices])
+        for index, plane in zip(indices, planes, strict=True):
+            hu[index] = plane
+        return len(indices)
 
     done = 0
     try:

@@ -27,11 +27,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from dicom_node import settings  # noqa: E402
+from dicom_node.settings import node as node_settings  # noqa: E402
+from dicom_node.settings import peer, sections  # noqa: E402
 
 HEAD = """\
 # Configuration
 
-<!-- Written by scripts/write_documents.py from dicom_node/settings.py: change it there. -->
+<!-- Written by scripts/write_documents.py from dicom_node/settings: change it there. -->
 
 One document, `node.toml`, says everything a node is told. It is looked for in this order:
 `--config FILE`, the environment variable `M3LUNG_CONFIG`, `./node.toml`,
@@ -60,7 +62,7 @@ def comments(source: str) -> dict[int, str]:
 
 def meanings() -> dict[str, dict[str, str]]:
     """Return class name → field → what the source says about it."""
-    source = inspect.getsource(settings)
+    source = "".join(inspect.getsource(module) for module in (sections, peer, node_settings))
     remarks = comments(source)
     found: dict[str, dict[str, str]] = {}
     for node in ast.parse(source).body:

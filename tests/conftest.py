@@ -12,6 +12,7 @@ from support.orthanc import Orthanc
 from support.peers import require_peer
 from support.postgresql_cluster import PostgresqlCluster
 from support.redis_server import RedisServer
+from support.small_bundle import make_small_bundle
 
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 NO_REAL_DATA = (
@@ -89,3 +90,9 @@ def postgresql_url(postgresql_cluster: PostgresqlCluster) -> Iterator[str]:
     """SQLAlchemy URL of a fresh, empty database."""
     with postgresql_cluster.database() as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained bundle that reads a slice in milliseconds."""
+    return make_small_bundle(tmp_path_factory.mktemp("bundle") / "small")

@@ -49,6 +49,10 @@ def analyze(
         bool,
         typer.Option("--slice-level", help="Read a single slice or a few: no patient reading."),
     ] = False,
+    figure: Annotated[
+        bool,
+        typer.Option("--figure", help="Draw every fifth slice with its map: OUT/figure.png."),
+    ] = False,
     json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
@@ -73,11 +77,11 @@ def analyze(
         words = "holds no DICOM image" if not found.unreadable else "holds no readable DICOM image"
         complain(f"{folder} {words}")
         raise typer.Exit(EXIT_FAILED)
-    reader = _Reader(settings, bundle, slice_level)
     documents = []
-    for number, series in enumerate(found.series, start=1):
-        target = out_dir if len(found.series) == 1 else out_dir / str(number)
-        documents.append((target, reader.read(series, target)))
+    with _Reader(settings, bundle, slice_level, figure=figure) as reader:
+        for number, series in enumerate(found.series, start=1):
+            target = out_dir if len(found.series) == 1 else out_dir / str(number)
+            documents.append((target, reader.read(series, target)))
     if len(documents) > 1 or found.unreadable:
         _write_index(out_dir, documents, found.unreadable)
     if json:
@@ -89,13 +93,29 @@ def analyze(
 
 
 class _Reader:
-    """Reads series after series with one loaded model."""
+    """Reads series after series with one loaded model and one set of decoders."""
 
-    def __init__(self, settings: NodeSettings, bundle: Path | None, slice_level: bool) -> None:
+    def __init__(
+        self,
+        settings: NodeSettings,
+        bundle: Path | None,
+        slice_level: bool,
+        *,
+        figure: bool = False,
+    ) -> None:
         self._settings = settings
         self._bundle = bundle
         self._slice_level = slice_level
+        self._figure = figure
         self._analyzer: Any = None
+        self._pixels: Any = None
+
+    def __enter__(self) -> _Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pixels is not None:
+            self._pixels.close()
 
     def read(self, series: FoundSeries, target: Path) -> dict[str, Any]:
         """Return result.json of one series, written under `target`."""
@@ -134,10 +154,15 @@ class _Reader:
         self, series: FoundSeries, stack: SelectedStack, target: Path, began: float
     ) -> ResultDocument:
         from dicom_node.results.context import Completeness, ResultContext
+        from dicom_node.results.dicom_file import write_atomically
+        from dicom_node.results.figure import paint_figure, png
         from dicom_node.results.result_json import analyzed
+        from dicom_node.results.result_set import ResultSet
         from dicom_node.worker.analysis import configuration_digest
+        from dicom_node.worker.decoders import start_decoders
         from dicom_node.worker.model import load_analyzer
         from dicom_node.worker.pipeline import read_series
+        from inference.volume import load_volume
 
         context = ResultContext(
             instance_set_digest=series.set_digest,
@@ -154,17 +179,30 @@ class _Reader:
         with progress_bar() as progress:
             if self._analyzer is None:
                 progress("model", 0, 0)
+                self._pixels = self._pixels or start_decoders(self._settings)
                 self._analyzer = load_analyzer(self._settings, self._bundle)
+            paths = [series.paths[uid] for uid in stack.sop_instance_uids]
+            chosen = {series.paths[uid]: numbers for uid, numbers in stack.frames.items()}
             reading = read_series(
-                [series.paths[uid] for uid in stack.sop_instance_uids],
+                paths,
                 self._analyzer,
+                self._pixels,
                 target,
                 self._settings.results,
                 context,
-                frames={series.paths[uid]: numbers for uid, numbers in stack.frames.items()},
+                frames=chosen,
                 progress=progress,
                 slice_level=self._slice_level,
             )
+            if self._figure:
+                progress("figure", 0, 1)
+                # The pipeline keeps no pixels.
+                volume = load_volume(paths, frames=chosen, pixels=self._pixels)
+                results = ResultSet(
+                    reading.source, reading.findings.model, context, self._settings.results
+                )
+                picture = png(paint_figure(reading.findings, volume, results))
+                write_atomically(target / "figure.png", picture)
         return analyzed(
             reading.findings,
             reading.source,

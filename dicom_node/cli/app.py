@@ -10,7 +10,26 @@ from typing import Annotated
 import typer
 
 from dicom_node import __version__
-from dicom_node.cli import analyze, bundle, check, demo, echo, peers, run, serve, worklist
+from dicom_node.cli import (
+    ablate,
+    analyze,
+    audit,
+    bundle,
+    certs,
+    check,
+    cohort,
+    demo,
+    echo,
+    evaluate,
+    peers,
+    phantom,
+    run,
+    serve,
+    simulate_pacs,
+    support_bundle,
+    train,
+    worklist,
+)
 from dicom_node.cli.terminal import EXIT_FAILED, EXIT_USAGE, complain
 from dicom_node.errors import ConfigurationError, NodeError
 
@@ -49,20 +68,22 @@ def _root(
     """Hold the options of the bare command."""
 
 
-for verbs in (serve, run, analyze, demo, worklist, check):
+for verbs in (serve, run, analyze, demo, worklist, check, simulate_pacs, support_bundle):
     verbs.register(app)
 app.command(rich_help_panel="Administration")(echo.echo)
 app.add_typer(peers.app, name="peers")
 app.add_typer(bundle.app, name="bundle")
+TRAINING = "Train"
+for group, name in ((phantom.app, "phantom"), (cohort.app, "cohort"), (train.app, "train")):
+    app.add_typer(group, name=name, rich_help_panel=TRAINING)
+for verbs in (evaluate, ablate):
+    verbs.register(app)
+app.add_typer(certs.app, name="certs")
+app.add_typer(audit.app, name="audit")
 
 
 def main() -> None:
     """Run the command line."""
-    # The model's threads share their cores with the listener, the PACS and whatever else runs
-    # there. By default they spin for long while they wait for each other, and on a busy machine
-    # each spin is time taken from the thread that is waited for; not spinning at all costs a tenth
-    # on an idle one. Read once, when torch is loaded.
-    os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     try:
         app()
     except ConfigurationError as error:
@@ -79,8 +100,9 @@ def main() -> None:
         sys.exit(EXIT_FAILED)
     except Exception as error:
         from inference.errors import InferenceError
+        from training.errors import TrainingError
 
-        if not isinstance(error, InferenceError | OSError):
+        if not isinstance(error, InferenceError | TrainingError | OSError):
             logging.getLogger(__name__).exception("unexpected error")
         complain(error)
         sys.exit(EXIT_FAILED)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.table import Table
@@ -37,6 +37,48 @@ def untrained(
         raise typer.Exit(EXIT_USAGE)
     make_untrained_bundle(out_dir, seed=seed)
     out.print(f"untrained bundle in {out_dir}", markup=False)
+
+
+@app.command("make")
+def make(
+    slices: Annotated[Path, typer.Option(help="Run of 'train slices'.")],
+    patients: Annotated[Path, typer.Option(help="Run of 'train patients' with the former.")],
+    name: Annotated[str, typer.Option(help="Name of the model.")],
+    version: Annotated[str, typer.Option(help="Version of the model.")],
+    out_dir: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")],
+    joint: Annotated[
+        Path | None, typer.Option(help="Run of 'train joint' from both; its weights are taken.")
+    ] = None,
+    training: Annotated[
+        Literal["demonstration", "site"],
+        typer.Option(help="What it was trained on: synthetic patients, or a site's own studies."),
+    ] = "demonstration",
+    limits: Annotated[
+        str, typer.Option(help="What it must not be used for. Default: by --training.")
+    ] = "",
+    description: Annotated[
+        str, typer.Option(help="What it was trained on. Default: the number of patients.")
+    ] = "",
+) -> None:
+    """Make a bundle of the best weights of two training runs."""
+    from inference.domain import Training
+    from training.export import export_bundle
+
+    if out_dir.exists() and any(out_dir.iterdir()):
+        complain(f"{out_dir} is not empty")
+        raise typer.Exit(EXIT_USAGE)
+    export_bundle(
+        slices,
+        patients,
+        out_dir,
+        name=name,
+        version=version,
+        training=Training(training),
+        limits=limits,
+        description=description,
+        joint=joint,
+    )
+    out.print(f"bundle in {out_dir}", markup=False)
 
 
 @app.command("show")

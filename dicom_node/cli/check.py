@@ -21,11 +21,12 @@ from dicom_node.cli.terminal import (
 )
 from dicom_node.errors import NodeError
 from dicom_node.ledger import open_ledger
-from dicom_node.settings import NodeSettings
+from dicom_node.settings import NodeSettings, Peer
 
-__all__ = ["register"]
+__all__ = ["Finding", "certificates", "look_at", "register"]
 
 _STALE_S = 600.0  # ready work that nobody took for so long means that nobody takes it
+_EXPIRY_WARNING_DAYS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ def check(json: JsonOption = False, config: ConfigOption = None) -> None:
     settings = source()
     findings = [
         Finding("configuration", True, str(source.path or "built-in defaults")),
-        *(finding for look in _LOOKS for finding in _looked(look, settings)),
+        *look_at(settings),
     ]
     healthy = all(finding.ok for finding in findings)
     if json:
@@ -59,6 +60,11 @@ def check(json: JsonOption = False, config: ConfigOption = None) -> None:
         out.print(table, highlight=False)
     if not healthy:
         raise typer.Exit(EXIT_UNHEALTHY)
+
+
+def look_at(settings: NodeSettings) -> list[Finding]:
+    """Return what there is to say about everything that the node needs."""
+    return [finding for look in _LOOKS for finding in _looked(look, settings)]
 
 
 def _looked(
@@ -129,16 +135,67 @@ def _broker(settings: NodeSettings) -> Iterator[Finding]:
 def _listener(settings: NodeSettings) -> Iterator[Finding]:
     from dicom_node.delivery.connection_test import StepResult, echo
 
-    port_file = settings.root / "listener.port"
-    port = settings.listener.port or int(port_file.read_text(encoding="ascii"))
-    host = "127.0.0.1" if settings.listener.host == "0.0.0.0" else settings.listener.host  # noqa: S104
-    sources = [peer.ae_title for peer in settings.peers if peer.is_source]
+    sources = [peer for peer in settings.peers if peer.is_source]
     if not sources and not settings.listener.accept_unknown_callers:
         yield Finding("listener", False, "no source is known, every caller is refused")
         return
-    caller = settings.model_copy(update={"ae_title": sources[0] if sources else "M3LUNG-CHECK"})
-    step = echo(caller, host, port, settings.called_ae_titles[0])
-    yield Finding("listener", step.result is StepResult.OK, f"{host}:{port}: {step.words}")
+    for secure in (False, True):
+        if (secure and not settings.tls.enabled) or (not secure and settings.tls.required):
+            continue
+        ourselves = _ourselves(settings, secure=secure)
+        callers = [peer.ae_title for peer in sources if peer.tls == secure]
+        caller = settings.model_copy(update={"ae_title": callers[0] if callers else "M3LUNG-CHECK"})
+        step = echo(caller, ourselves)
+        # A source that is bound to its address or certificate is not us: refused is answered.
+        refused = "association rejected" in step.words and "reason 3" in step.words
+        words = "answers, and refuses this test as it should" if refused else step.words
+        yield Finding(
+            "listener, TLS" if secure else "listener",
+            refused or step.result is StepResult.OK,
+            f"{ourselves.host}:{ourselves.port}: {words}",
+        )
+
+
+def _ourselves(settings: NodeSettings, *, secure: bool) -> Peer:
+    from dicom_node.tls.certificates import read_certificates
+
+    port = settings.tls.port if secure else settings.listener.port
+    file = settings.root / ("listener-tls.port" if secure else "listener.port")
+    host = "127.0.0.1" if settings.listener.host == "0.0.0.0" else settings.listener.host  # noqa: S104
+    fingerprints: tuple[str, ...] = ()
+    if secure and settings.tls.certificate:
+        fingerprints = (read_certificates(settings.tls.certificate)[0].sha256,)
+    return Peer(
+        name="ourselves",
+        ae_title=settings.called_ae_titles[0],
+        host=host,
+        port=port or int(file.read_text(encoding="ascii")),
+        tls=secure,
+        certificate_sha256=fingerprints,
+    )
+
+
+def certificates(settings: NodeSettings) -> Iterator[Finding]:
+    """Our certificate and those we trust: readable, ours alone, and valid for a month yet."""
+    from dicom_node.tls import server_context
+    from dicom_node.tls.certificates import read_certificates
+
+    tls = settings.tls
+    if tls.certificate is None or tls.key is None or tls.ca is None:
+        return
+    server_context(tls)
+    open_to_others = bool(tls.key.stat().st_mode & 0o077)
+    words = "may be read by others: chmod 600" if open_to_others else "for its owner alone"
+    yield Finding("TLS key", not open_to_others, f"{tls.key}: {words}")
+    for path in (tls.certificate, tls.ca):
+        for certificate in read_certificates(path):
+            days = certificate.days_left
+            state = f"expires in {days:.0f} days" if days > 0 else "HAS EXPIRED"
+            if 0 < days < _EXPIRY_WARNING_DAYS:
+                state += ": renew it now"
+            name = "TLS certificate" if path == tls.certificate else "TLS trusted certificate"
+            words = f"{certificate.subject}, {state}"
+            yield Finding(name, days >= _EXPIRY_WARNING_DAYS, words)
 
 
 def _model(settings: NodeSettings) -> Iterator[Finding]:
@@ -155,7 +212,25 @@ def _model(settings: NodeSettings) -> Iterator[Finding]:
     yield Finding("model", True, words)
 
 
-_LOOKS = (_packages, _state_directory, _ledger, _broker, _listener, _model)
+def _audit_trail(settings: NodeSettings) -> Iterator[Finding]:
+    from dicom_node.audit import Auditor, verify
+
+    if settings.audit.enabled:
+        verdict = verify(Auditor(settings, "command").trail, latest_only=True)
+        place = f" ({verdict.place})" if verdict.place else ""
+        yield Finding("audit trail", verdict.ok, verdict.words + place)
+
+
+_LOOKS = (
+    _packages,
+    _state_directory,
+    _ledger,
+    _broker,
+    _listener,
+    certificates,
+    _audit_trail,
+    _model,
+)
 
 
 def register(app: typer.Typer) -> None:

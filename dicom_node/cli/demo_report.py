@@ -21,7 +21,7 @@ from dicom_node.ledger.worklist import SeriesStatus
 
 __all__ = ["Account", "Reading", "as_document", "in_tables"]
 
-_OK_DELIVERIES = {"sent", "commit_requested", "committed"}
+_OK_DELIVERIES = {"sent", "commit_requested", "committed", "verified"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from dicom_node.delivery import connection_test
 from dicom_node.domain import AETitle
 from dicom_node.errors import ConfigurationError
-from dicom_node.settings import NodeSettings, load_settings
+from dicom_node.settings import NodeSettings, Peer, load_settings
 
 __all__ = ["app", "echo"]
 
@@ -25,6 +25,9 @@ _AE_TITLE: TypeAdapter[str] = TypeAdapter(AETitle)
 def echo(
     target: Annotated[str, typer.Argument(help="A peer's name, or HOST:PORT.")],
     aet: Annotated[str, typer.Option("--aet", help="Called AE title, with HOST:PORT.")] = "ANY-SCP",
+    tls: Annotated[
+        bool, typer.Option("--tls", help="Over TLS, with HOST:PORT; a peer's entry says it itself.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
     config: Annotated[Path | None, typer.Option("--config", help="node.toml to use.")] = None,
 ) -> None:
@@ -34,28 +37,30 @@ def echo(
     """
     try:
         settings = load_settings(config)
-        host, port, ae_title = _address(settings, target, aet)
+        peer = _peer(settings, target, aet, tls=tls)
     except ConfigurationError as error:
         typer.secho(str(error), err=True)
         raise typer.Exit(2) from error
-    step = connection_test.echo(settings, host, port, ae_title)
+    step = connection_test.echo(settings, peer)
     if as_json:
         typer.echo(json.dumps({"target": target, **dataclasses.asdict(step)}))
     else:
-        typer.echo(f"{target} ({ae_title} at {host}:{port}): {step.words}")
+        typer.echo(f"{target} ({peer.ae_title} at {peer.host}:{peer.port}): {step.words}")
     if step.result is not connection_test.StepResult.OK:
         raise typer.Exit(3)
 
 
-def _address(settings: NodeSettings, target: str, aet: str) -> tuple[str, int, str]:
+def _peer(settings: NodeSettings, target: str, aet: str, *, tls: bool) -> Peer:
     host, colon, port = target.rpartition(":")
     if not colon:
-        peer = settings.peer(target)
-        return peer.host, peer.port, peer.ae_title
+        return settings.peer(target)
     if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
         raise ConfigurationError(f"target: {target!r} is neither a peer's name nor HOST:PORT")
+    if tls and not settings.tls.enabled:
+        raise ConfigurationError("tls: certificate, key and ca are needed to speak TLS")
     try:
-        return host.strip("[]"), int(port), _AE_TITLE.validate_python(aet)
+        ae_title = _AE_TITLE.validate_python(aet)
     except ValidationError as error:
         message = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise ConfigurationError(f"aet: {message}") from error
+    return Peer(name="target", ae_title=ae_title, host=host.strip("[]"), port=int(port), tls=tls)

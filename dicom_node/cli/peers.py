@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from dicom_node.audit import Auditor
+from dicom_node.audit.message import EventType
 from dicom_node.delivery.connection_test import Step, StepResult, check_peer, is_healthy
 from dicom_node.domain import ObjectKind
 from dicom_node.errors import ConfigurationError
@@ -72,6 +74,28 @@ def add(
             "--query", help="The source answers C-FIND: ask it how many images a series has."
         ),
     ] = False,
+    commitment: Annotated[
+        Literal["none", "request"],
+        typer.Option(help="Whether a destination is asked to commit to what it accepted."),
+    ] = "none",
+    verify: Annotated[
+        Literal["none", "c-find"],
+        typer.Option(help="Whether a destination is asked by C-FIND what it holds."),
+    ] = "none",
+    address: Annotated[
+        list[str] | None,
+        typer.Option(help="Address or network it may call from (repeat it). Default: any."),
+    ] = None,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="It speaks TLS, both ways; needs [tls] in node.toml.")
+    ] = False,
+    certificate_sha256: Annotated[
+        list[str] | None,
+        typer.Option(help="Fingerprint of its certificate: m3lung certs show FILE."),
+    ] = None,
+    certificate_name: Annotated[
+        str, typer.Option(help="Or the name that its certificate carries. Default: its host.")
+    ] = "",
     config: Config = None,
 ) -> None:
     """Add a peer.
@@ -92,12 +116,19 @@ def add(
                 "port": port,
                 "query": query,
                 "compress": compress,
+                "commitment": commitment,
+                "verify": verify,
+                "addresses": tuple(address or ()),
+                "tls": tls,
+                "certificate_sha256": tuple(certificate_sha256 or ()),
+                "certificate_name": certificate_name,
                 **({"roles": tuple(role)} if role else {}),
                 **({"outputs": tuple(output)} if output else {}),
             }
         )
         document = PeersDocument(config)
         kept = document.add(peer)
+        _audit(document, f"peer {peer.name} added: {peer.ae_title} at {peer.host}:{peer.port}")
     except ConfigurationError as error:
         raise _usage(error) from error
     typer.echo(f"added {peer.name} ({peer.ae_title} at {peer.host}:{peer.port}) to {document.path}")
@@ -114,6 +145,7 @@ def remove(name: Name, config: Config = None) -> None:
     try:
         document = PeersDocument(config)
         kept = document.remove(name)
+        _audit(document, f"peer {name} removed")
     except ConfigurationError as error:
         raise _usage(error) from error
     typer.echo(f"removed {name} from {document.path}")
@@ -165,6 +197,12 @@ def try_peer(name: Name, as_json: Json = False, config: Config = None) -> None:
         raise typer.Exit(3)
 
 
+def _audit(document: PeersDocument, words: str) -> None:
+    Auditor(load_settings(document.path), "command").user_did(
+        words, action="U", kind=EventType.NETWORK_CONFIGURATION
+    )
+
+
 def _usage(error: ConfigurationError) -> typer.Exit:
     typer.secho(str(error), err=True)
     return typer.Exit(2)
@@ -176,7 +214,10 @@ def _say_kept(kept: Path | None) -> None:
 
 
 def _peers_table(peers: tuple[Peer, ...]) -> Table:
-    table = Table("name", "AE title", "address", "roles", "outputs", "compress", "query", "enabled")
+    table = Table(
+        *("name", "AE title", "address", "roles", "outputs", "compress"),
+        *("proof", "query", "TLS", "enabled"),
+    )
     for peer in peers:
         everything = set(peer.outputs) == set(ObjectKind)
         table.add_row(
@@ -186,10 +227,17 @@ def _peers_table(peers: tuple[Peer, ...]) -> Table:
             ", ".join(peer.roles),
             "all" if everything else ", ".join(peer.outputs),
             peer.compress,
+            _proof(peer),
             "yes" if peer.query else "no",
+            "yes" if peer.tls else "no",
             "yes" if peer.enabled else "no",
         )
     return table
+
+
+def _proof(peer: Peer) -> str:
+    asked = {"commitment": peer.commitment == "request", "C-FIND": peer.verify == "c-find"}
+    return ", ".join(name for name, is_asked in asked.items() if is_asked) or "none"
 
 
 def _steps_table(peer: Peer, steps: list[Step]) -> Table:

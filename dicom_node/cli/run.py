@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from dicom_node.audit import Auditor
 from dicom_node.cli.orphan import end_with_parent
 from dicom_node.cli.terminal import ConfigOption, settings_source
 from dicom_node.ledger import Ledger, open_ledger
@@ -49,7 +50,7 @@ def reconcile(config: ConfigOption = None) -> None:
     end_with_parent()
     source = settings_source(config)
     stop = _stop_on_signals()
-    with _open(source()) as ledger:
+    with Auditor(source(), "reconcile").running(), _open(source()) as ledger:
         Reconciler(source, ledger, Nudger(make_app(source()))).run(stop)
 
 
@@ -57,15 +58,20 @@ def work(config: ConfigOption = None) -> None:
     """Analyse: a Celery worker with the model loaded (one per GPU, or one per CPU machine)."""
     from dicom_node.broker import ANALYSIS_QUEUE, make_app, run_worker
     from dicom_node.worker.analysis import AnalysisWorker
+    from dicom_node.worker.decoders import start_decoders
     from dicom_node.worker.model import load_analyzer
     from dicom_node.worker.tasks import register as register_tasks
 
     end_with_parent()
     source = settings_source(config)
     settings = source()
-    with _open(settings) as ledger:
+    with (
+        Auditor(settings, "work").running(),
+        _open(settings) as ledger,
+        start_decoders(settings) as pixels,
+    ):
         app = make_app(settings)
-        register_tasks(app, AnalysisWorker(source, ledger, load_analyzer(settings)))
+        register_tasks(app, AnalysisWorker(source, ledger, load_analyzer(settings), pixels))
         run_worker(app, ANALYSIS_QUEUE)
 
 
@@ -78,9 +84,10 @@ def deliver(config: ConfigOption = None) -> None:
     end_with_parent()
     source = settings_source(config)
     settings = source()
-    with _open(settings) as ledger:
+    auditor = Auditor(settings, "deliver")
+    with auditor.running(), _open(settings) as ledger:
         app = make_app(settings)
-        register_tasks(app, DeliveryWorker(source, ledger))
+        register_tasks(app, DeliveryWorker(source, ledger, auditor))
         run_worker(app, DELIVERY_QUEUE)
 
 

@@ -10,6 +10,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from dicom_node.audit import Auditor
+from dicom_node.audit.message import EventID
 from dicom_node.cli.terminal import (
     EXIT_FAILED,
     ConfigOption,
@@ -23,6 +25,7 @@ from dicom_node.completion import ClosingReason
 from dicom_node.errors import ConfigurationError
 from dicom_node.ledger import Ledger, open_ledger
 from dicom_node.ledger.worklist import SeriesStatus
+from dicom_node.retention import purge as remove
 from dicom_node.spool import Spool
 
 __all__ = ["register"]
@@ -73,9 +76,13 @@ def retry(
     """Try again what ended without success: selection, analysis, parked deliveries."""
     if accession is None and uid is None:
         raise ConfigurationError("say which: --accession or --uid")
+    source = settings_source(config)
     with _ledger(config) as ledger:
         found = ledger.worklist.find(accession=accession, uid=uid, limit=100)
         words = [(item, done) for item in found for done in ledger.worklist.retry(item.series_id)]
+    if words:
+        studies = dict.fromkeys(item.study_instance_uid for item, _ in words)
+        Auditor(source(), "command").user_did(f"retry: {len(words)} orders", studies=list(studies))
     for item, done in words:
         out.print(f"{item.description or item.series_instance_uid}: {done}", markup=False)
     if not words:
@@ -87,29 +94,60 @@ def purge(
     older_than_days: Annotated[
         float, typer.Option(min=0, help="Only series whose last image is older.")
     ] = 30.0,
+    without_proof_days: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Also where a destination accepted the results so long ago and has not proven to "
+            "hold them. Default: retention.without_proof_days.",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     config: ConfigOption = None,
 ) -> None:
     """Remove received images that nothing needs any more.
 
-    Only of series that ended and whose results every destination holds; their identity stays in
-    the ledger, so a second sending has no effect. Results are kept.
+    Only of series that ended and whose results every destination has proven to hold, by storage
+    commitment or C-FIND; their identity stays in the ledger, so a second sending has no effect.
+    Results are kept.
+
+    Example, for a destination that is asked for no proof:
+    m3lung purge --older-than-days 30 --without-proof-days 30
     """
     source = settings_source(config)
     with _ledger(config) as ledger:
-        spool = Spool(source().spool_dir)
-        count = size = 0
-        while items := ledger.worklist.purgeable(older_than_days * 86400.0):
-            count += len(items)
-            size += sum(item.size_bytes for item in items)
-            if dry_run:
-                break
-            # The row first: a crash in between leaves a file too many, never a row without file.
-            ledger.worklist.note_purged([item.instance_id for item in items])
-            for item in items:
-                spool.remove(item.digest)
+        age_s = older_than_days * 86400.0
+        days = without_proof_days
+        days = source().retention.without_proof_days if days is None else days
+        unproven_s = None if days is None else days * 86400.0
+        if dry_run:
+            items = ledger.retention.purgeable(age_s, without_proof_s=unproven_s, limit=1_000_000)
+            count, size = len(items), sum(item.size_bytes for item in items)
+        else:
+            spool = Spool(source().spool_dir)
+            purged = remove(ledger, spool, older_than_s=age_s, without_proof_s=unproven_s)
+            count, size = purged.instances, purged.size_bytes
+        kept = 0
+        if unproven_s is None:
+            accepted = ledger.retention.purgeable(age_s, without_proof_s=0.0, limit=1_000_000)
+            kept = len(accepted) - (count if dry_run else 0)
+    if count and not dry_run:
+        Auditor(source(), "command").user_did(
+            f"purge: {count} images whose series ended, older than {older_than_days:g} days",
+            event=EventID.STUDY_DELETED,
+            action="D",
+            kind=None,
+        )
     verb = "would be removed" if dry_run else "removed"
     out.print(f"{count} images, {size / 1e6:.1f} MB {verb}", highlight=False)
+    if kept > 0:
+        err.print(
+            f"{kept} images are kept: their results were accepted, and nothing proves that they "
+            "are held. Ask for proof (commitment or verify of the peer), or say "
+            "--without-proof-days.",
+            highlight=False,
+        )
 
 
 def in_words(item: SeriesStatus) -> str:
@@ -145,15 +183,29 @@ def _analysis_in_words(item: SeriesStatus) -> str:
             return f"{item.analysis_state}: {item.reason}"
 
 
+_SENT = ("sent", "commit_requested", "committed", "verified", "commit_failed")
+_PROOF = {
+    "committed": "committed",
+    "verified": "verified",
+    "commit_requested": "asked to commit",
+    "commit_failed": "without proof",
+}
+
+
 def _deliveries_in_words(item: SeriesStatus) -> str:
     if not item.deliveries:
         return "analysed; no destination is configured"
     parts = []
     for delivery in item.deliveries:
         total = sum(delivery.states.values())
-        sent = delivery.states.get("sent", 0) + delivery.states.get("committed", 0)
+        sent = sum(delivery.states.get(state, 0) for state in _SENT)
         words = f"{delivery.destination}: {sent} of {total} objects sent"
-        if sent < total and delivery.last_error:
+        words += "".join(
+            f", {delivery.states[state]} {said}"
+            for state, said in _PROOF.items()
+            if state in delivery.states
+        )
+        if (sent < total or "commit_failed" in delivery.states) and delivery.last_error:
             words += f" ({delivery.last_error})"
         if sent < total and delivery.next_attempt_at is not None:
             wait = max(0.0, delivery.next_attempt_at - time.time())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import socket
+import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,13 +22,15 @@ from pydicom.uid import (
 )
 from pynetdicom.sop_class import Verification
 
+from dicom_node.delivery.commitment import COMMITMENT_CONTEXTS
 from dicom_node.delivery.presentation import transfer_syntaxes
 from dicom_node.delivery.scu import sender_of
-from dicom_node.delivery.upper_layer import Association, Context
+from dicom_node.delivery.upper_layer import Association, Context, connect
 from dicom_node.domain import ObjectKind
 from dicom_node.errors import DeliveryError
 from dicom_node.settings import NodeSettings, Peer
 from dicom_node.source_query import QueryFailed, count_instances
+from dicom_node.tls import tls_failure
 
 __all__ = ["SOP_CLASSES", "Step", "StepResult", "check_peer", "echo", "is_healthy"]
 
@@ -45,6 +48,8 @@ SOP_CLASSES: Mapping[ObjectKind, tuple[str, ...]] = {
     ObjectKind.SEGMENTATION: (str(SegmentationStorage),),
     ObjectKind.KEY_OBJECTS: (str(KeyObjectSelectionDocumentStorage),),
 }
+_ALERT_S = 0.5  # for a peer that does not accept our certificate to say so
+_HUNG_UP = ("closed the connection", "connection lost")
 # No series has this UID: the question is whether it is answered at all.
 _NO_SUCH_UID = "2.25.0"
 
@@ -89,23 +94,44 @@ def check_peer(settings: NodeSettings, peer: Peer) -> list[Step]:
     if is_healthy(steps):
         steps.append(_connect(settings, peer))
     if is_healthy(steps):
-        steps.append(Step("TLS", StepResult.SKIPPED, "not configured: the connection is plain"))
+        steps.append(_shake_hands(settings, peer))
+    if is_healthy(steps):
         steps.extend(_associate(settings, peer))
-    if peer.is_source and peer.query:
+    is_asked = (peer.is_source and peer.query) or (peer.is_destination and peer.verify == "c-find")
+    if is_asked:
         associated = any(step.name == "association" and step.result == "ok" for step in steps)
         steps.append(_query(settings, peer, associated=associated))
     return steps
 
 
-def echo(settings: NodeSettings, host: str, port: int, ae_title: str) -> Step:
+def echo(settings: NodeSettings, peer: Peer) -> Step:
     """Verify a connection by C-ECHO alone."""
     try:
         with Association.request(
-            sender_of(settings), host, port, ae_title, [_VERIFICATION]
+            sender_of(settings, peer), peer.host, peer.port, peer.ae_title, [_VERIFICATION]
         ) as association:
             return _echo_over(association)
     except DeliveryError as error:
-        return Step("C-ECHO", StepResult.FAILED, str(error))
+        return Step("C-ECHO", StepResult.FAILED, _with_hint(error, settings, peer))
+
+
+def _with_hint(error: DeliveryError, settings: NodeSettings, peer: Peer) -> str:
+    """Return the error's words; a peer that hangs up on a plain request may want TLS: ask it."""
+    if peer.tls or not any(words in str(error) for words in _HUNG_UP):
+        return str(error)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    # Only whether TLS is spoken is asked: nothing is sent over this connection.
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    where = (peer.host, peer.port)
+    try:
+        with socket.create_connection(where, settings.delivery.connect_timeout_s) as plain:
+            context.wrap_socket(plain, server_hostname=peer.host).close()
+    except ssl.SSLError as failure:
+        if "ALERT" not in (failure.reason or ""):  # an alert is TLS, too
+            return str(error)
+    except OSError:
+        return str(error)
+    return f"{error}: it speaks TLS on this port, set tls = true for it"
 
 
 def _resolve(peer: Peer) -> Step:
@@ -137,16 +163,46 @@ def _connect(settings: NodeSettings, peer: Peer) -> Step:
     return Step("TCP", StepResult.FAILED, words)
 
 
+def _shake_hands(settings: NodeSettings, peer: Peer) -> Step:
+    if not peer.tls:
+        return Step("TLS", StepResult.SKIPPED, "not configured: the connection is plain")
+    began = time.monotonic()
+    try:
+        connection = connect(sender_of(settings, peer), peer.host, peer.port)
+    except DeliveryError as error:
+        return Step("TLS", StepResult.FAILED, str(error))
+    milliseconds = (time.monotonic() - began) * 1000
+    with connection:
+        assert isinstance(connection, ssl.SSLSocket)  # noqa: S101  what a peer with tls gets
+        words = f"{connection.version()}, {(connection.cipher() or ('?',))[0]}"
+        refusal = _refusal_of_ours(connection)
+    if refusal:
+        return Step("TLS", StepResult.FAILED, f"no TLS connection: {refusal}")
+    return Step("TLS", StepResult.OK, f"{words}, certificate as expected, {milliseconds:.1f} ms")
+
+
+def _refusal_of_ours(connection: ssl.SSLSocket) -> str:
+    """Return what the peer says against our certificate: in TLS 1.3 after the handshake only."""
+    connection.settimeout(_ALERT_S)
+    try:
+        connection.recv(1)
+    except TimeoutError:
+        return ""
+    except OSError as error:
+        return tls_failure(error)
+    return ""
+
+
 def _associate(settings: NodeSettings, peer: Peer) -> list[Step]:
     outputs = peer.outputs if peer.is_destination else ()
-    proposal = [_VERIFICATION]
+    proposal = [_VERIFICATION, *(COMMITMENT_CONTEXTS if peer.may_report else ())]
     for kind in outputs:
         for sop_class_uid in SOP_CLASSES[kind]:
             proposal += [(sop_class_uid, uid) for uid in _syntaxes(sop_class_uid, peer)]
     titles = f"{settings.ae_title} to {peer.ae_title}"
     try:
         with Association.request(
-            sender_of(settings),
+            sender_of(settings, peer),
             peer.host,
             peer.port,
             peer.ae_title,
@@ -159,9 +215,12 @@ def _associate(settings: NodeSettings, peer: Peer) -> list[Step]:
                 words = "the peer does not offer Verification"
                 steps.append(Step("C-ECHO", StepResult.SKIPPED, words))
             steps += [_output(association, kind, peer) for kind in outputs]
+            if peer.may_report:
+                steps.append(_commitment(association, settings))
             return steps
     except DeliveryError as error:
-        return [Step("association", StepResult.FAILED, f"{titles}: {error}")]
+        words = f"{titles}: {_with_hint(error, settings, peer)}"
+        return [Step("association", StepResult.FAILED, words)]
 
 
 def _echo_over(association: Association) -> Step:
@@ -198,6 +257,22 @@ def _output(association: Association, kind: ObjectKind, peer: Peer) -> Step:
         f"at the peer, or take {kind.value} out of this peer's outputs"
     )
     return Step(kind.value, StepResult.FAILED, words)
+
+
+def _commitment(association: Association, settings: NodeSettings) -> Step:
+    name = "storage commitment"
+    if any(context in association.accepted for context in COMMITMENT_CONTEXTS):
+        words = (
+            f"accepted; a peer that reports on an association of its own has to know "
+            f"{settings.ae_title} at port {settings.listener.port} of this machine"
+        )
+        return Step(name, StepResult.OK, words)
+    reasons = {association.refused.get(context, "") for context in COMMITMENT_CONTEXTS}
+    words = (
+        f"not accepted ({', '.join(sorted(reasons))}): enable it at the peer, or set "
+        'commitment = "none", with verify = "c-find" if the peer answers C-FIND'
+    )
+    return Step(name, StepResult.FAILED, words)
 
 
 def _query(settings: NodeSettings, peer: Peer, *, associated: bool) -> Step:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from dicom_node.delivery.encoding import StoredObject, encoded_dataset
 from dicom_node.delivery.presentation import Compression, transfer_syntaxes
@@ -12,7 +13,8 @@ from dicom_node.delivery.retry import event_of_error, read_status
 from dicom_node.delivery.upper_layer import Association, Sender
 from dicom_node.errors import DeliveryError, UnsendableObject
 from dicom_node.ledger.states import DeliveryEvent
-from dicom_node.settings import DeliverySettings, NodeSettings
+from dicom_node.settings import DeliverySettings, NodeSettings, Peer
+from dicom_node.tls import client_context
 
 __all__ = ["Outcome", "accepted_syntaxes", "sender_of", "store"]
 
@@ -47,10 +49,11 @@ class Outcome:
         return cls(event_of_error(error), str(error))
 
 
-def sender_of(settings: NodeSettings) -> Sender:
-    """Return how this node introduces itself to its peers."""
+def sender_of(settings: NodeSettings, peer: Peer | None = None) -> Sender:
+    """Return how this node introduces itself to `peer`, over TLS if its entry says so."""
     delivery: DeliverySettings = settings.delivery
-    return Sender(settings.ae_title, delivery.connect_timeout_s, delivery.response_timeout_s)
+    tls = partial(client_context, settings, peer) if peer is not None and peer.tls else None
+    return Sender(settings.ae_title, delivery.connect_timeout_s, delivery.response_timeout_s, tls)
 
 
 def accepted_syntaxes(

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import io
 import socket
+import ssl
 import struct
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -27,9 +28,10 @@ from pynetdicom.presentation import build_context
 from dicom_node.delivery.dimse import Response, c_echo_rq, c_store_rq, read_response
 from dicom_node.delivery.pdus import P_DATA, associate_rq, decoded_ac, fragments, gathered, pdvs
 from dicom_node.delivery.retry import rejection
-from dicom_node.errors import PermanentDelivery, TransientDelivery
+from dicom_node.errors import ConfigurationError, PermanentDelivery, TransientDelivery
+from dicom_node.tls import tls_failure
 
-__all__ = ["Association", "Context", "Sender"]
+__all__ = ["Association", "Context", "Sender", "connect"]
 
 _LARGEST_PDU = 1 << 20  # what a peer's header may announce before we hang up
 _UNLIMITED_FRAGMENT = 131072  # to a peer that announces no limit
@@ -38,6 +40,7 @@ _ASSOCIATE_AC, _ASSOCIATE_RJ, _RELEASE_RQ, _RELEASE_RP, _ABORT = 2, 3, 5, 6, 7
 _RELEASE_RQ_PDU = struct.pack(">BBLL", _RELEASE_RQ, 0, 4, 0)
 _RELEASE_RP_PDU = struct.pack(">BBLL", _RELEASE_RP, 0, 4, 0)
 _ABORT_PDU = struct.pack(">BBLBBBB", _ABORT, 0, 4, 0, 0, 0, 0)
+_TLS_RECORDS = (b"\x15\x03", b"\x16\x03")  # an alert or a handshake (RFC 8446 §5.1)
 
 # PS3.8 Table 9-18, result of a presentation context.
 _REFUSALS = {
@@ -60,12 +63,15 @@ class Sender:
     ae_title : str
         Calling AE title.
     connect_timeout_s, response_timeout_s : float
-        For the TCP connection; for each answer of the peer.
+        For the TCP connection and TLS's handshake each; for each answer of the peer.
+    tls : callable or None
+        Returns the context for this peer; None: the connection is plain.
     """
 
     ae_title: str
     connect_timeout_s: float = 10.0
     response_timeout_s: float = 60.0
+    tls: Callable[[], ssl.SSLContext] | None = None
 
 
 class Association:
@@ -102,7 +108,7 @@ class Association:
         PermanentDelivery
             Rejected for good, or no context accepted.
         """
-        association = cls(_connect(sender, host, port), sender, ae_title)
+        association = cls(connect(sender, host, port), sender, ae_title)
         try:
             association._negotiate(contexts)
         except BaseException:
@@ -253,7 +259,7 @@ class Association:
         except TimeoutError as error:
             raise self._broken("the peer stopped reading") from error
         except OSError as error:
-            raise self._broken(f"connection lost while sending: {error.strerror}") from error
+            raise self._broken(_loss(error, " while sending")) from error
 
     def _response(self) -> Response:
         response = read_response(self._read_command())
@@ -278,7 +284,10 @@ class Association:
     def _read_pdu(self) -> tuple[int, bytes]:
         """Read one PDU: its type and what follows its header."""
         deadline = time.monotonic() + self._sender.response_timeout_s
-        kind, length = struct.unpack(">BxL", self._read(6, deadline))
+        header = self._read(6, deadline)
+        if header[:2] in _TLS_RECORDS:
+            raise self._broken("the peer speaks TLS on this port: set tls = true for it")
+        kind, length = struct.unpack(">BxL", header)
         if length > _LARGEST_PDU:
             raise self._broken(f"the peer announces a PDU of {length} bytes")
         body = self._read(length, deadline)
@@ -307,7 +316,7 @@ class Association:
             except TimeoutError:
                 raise self._broken("no answer in time") from None
             except OSError as error:
-                raise self._broken(f"connection lost: {error.strerror}") from error
+                raise self._broken(_loss(error)) from error
             if not received:
                 raise self._broken("the peer closed the connection")
             view = view[received:]
@@ -323,7 +332,14 @@ class Association:
         self._sock.close()
 
 
-def _connect(sender: Sender, host: str, port: int) -> socket.socket:
+def connect(sender: Sender, host: str, port: int) -> socket.socket:
+    """Return a connection to `host` and `port`, its TLS handshake done where there is one.
+
+    Raises
+    ------
+    TransientDelivery
+        The text says which step failed. Failures of TLS too may pass: certificates get renewed.
+    """
     try:
         sock = socket.create_connection((host, port), timeout=sender.connect_timeout_s)
     except socket.gaierror as error:
@@ -334,7 +350,26 @@ def _connect(sender: Sender, host: str, port: int) -> socket.socket:
         raise TransientDelivery(f"no TCP connection to {host}:{port}: {error.strerror}") from error
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     _quick_ack(sock)
-    return sock
+    return sock if sender.tls is None else _secured(sock, sender.tls, host)
+
+
+def _secured(
+    sock: socket.socket, context: Callable[[], ssl.SSLContext], host: str
+) -> socket.socket:
+    try:
+        # Shakes hands within the timeout of the connection; the name is for proxies in between.
+        return context().wrap_socket(sock, server_hostname=host)
+    except (OSError, ConfigurationError) as error:
+        sock.close()
+        words = tls_failure(error) if isinstance(error, OSError) else str(error)
+        raise TransientDelivery(f"no TLS connection: {words}") from error
+
+
+def _loss(error: OSError, when: str = "") -> str:
+    # TLS 1.3 tells a client at its first read that the server did not take its certificate.
+    if isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""):
+        return f"no TLS connection: {tls_failure(error)}"
+    return f"connection lost{when}: {error.strerror}"
 
 
 def _quick_ack(sock: socket.socket) -> None:

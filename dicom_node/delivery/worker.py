@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 
+from dicom_node.audit import Auditor, Transfer
 from dicom_node.delivery.breaker import (
     Breaker,
     BreakerState,
@@ -14,6 +16,7 @@ from dicom_node.delivery.breaker import (
     permission,
 )
 from dicom_node.delivery.connection_test import StepResult, echo
+from dicom_node.delivery.proving import proof_in_s, prove
 from dicom_node.delivery.retry import backoff_s
 from dicom_node.delivery.scu import Outcome, sender_of
 from dicom_node.delivery.shipping import Candidate, PendingDelivery, Shipped, ship
@@ -38,11 +41,19 @@ class DeliveryWorker:
     settings : callable
         The settings in force.
     ledger : Ledger
+    auditor : Auditor, optional
+        Hears what went where.
     """
 
-    def __init__(self, settings: Callable[[], NodeSettings], ledger: Ledger) -> None:
+    def __init__(
+        self,
+        settings: Callable[[], NodeSettings],
+        ledger: Ledger,
+        auditor: Auditor | None = None,
+    ) -> None:
         self._settings = settings
         self._ledger = ledger
+        self._auditor = auditor or Auditor(settings(), "deliver")
         self._owner = this_owner()
 
     def run(self, shipment_id: int) -> None:
@@ -71,18 +82,23 @@ class DeliveryWorker:
             return
         if not self._may_send(claim, peer, settings):
             return
-        shipped = self._ship(claim, peer, settings)
-        self._keep_breaker(peer, settings, shipped.peer_failure)
+        shipped = Shipped()
+        if claim.pending:
+            shipped = self._ship(claim, peer, settings)
+            self._keep_breaker(peer, settings, shipped.peer_failure)
+        # A peer that cannot be reached now is asked for its proofs another time.
+        error = shipped.peer_failure or prove(self._ledger, claim, peer, settings)
         transient = shipped.counts.get(DeliveryEvent.TRANSIENT, 0)
-        if transient:
-            self._wait(claim, settings, shipped.peer_failure or f"{transient} objects not sent")
+        if transient or error:
+            self._wait(claim, settings, error or f"{transient} objects not sent")
         else:
             self._ledger.shipments.release(claim, retry_in_s=0.0)
-            _log.info(
-                "shipment sent",
-                destination=claim.destination,
-                **{str(event): count for event, count in shipped.counts.items()},
-            )
+            if claim.pending:
+                _log.info(
+                    "shipment sent",
+                    destination=claim.destination,
+                    **{str(event): count for event, count in shipped.counts.items()},
+                )
 
     def _ship(self, claim: ShipmentClaim, peer: Peer, settings: NodeSettings) -> Shipped:
         given_up = (
@@ -92,8 +108,19 @@ class DeliveryWorker:
         def choose(delivery_id: int, object_id: int) -> None:
             self._ledger.shipments.choose(claim, delivery_id, object_id)
 
-        def record(delivery_id: int, _object_id: int | None, outcome: Outcome) -> None:
+        sop_classes = {
+            option.object_id: option.sop_class_uid
+            for item in claim.pending
+            for option in item.candidates
+        }
+        sent: Counter[str] = Counter()
+        recorded: set[int] = set()
+
+        def record(delivery_id: int, object_id: int | None, outcome: Outcome) -> None:
             event = outcome.event
+            recorded.add(delivery_id)
+            if event is DeliveryEvent.ACCEPTED and object_id is not None:
+                sent[sop_classes[object_id]] += 1
             if event is DeliveryEvent.TRANSIENT and given_up:
                 event = DeliveryEvent.GIVE_UP
             self._ledger.shipments.record(
@@ -103,6 +130,7 @@ class DeliveryWorker:
                 lease_s=settings.delivery.lease_s,
                 status=outcome.status,
                 error=outcome.words,
+                proof_in_s=proof_in_s(settings, peer),
             )
 
         pending = [
@@ -124,7 +152,19 @@ class DeliveryWorker:
             )
             for item in claim.pending
         ]
-        return ship(pending, peer, sender_of(settings), choose=choose, record=record)
+        try:
+            return ship(pending, peer, sender_of(settings, peer), choose=choose, record=record)
+        finally:
+            self._audit(claim, peer, sent, failed=len(recorded) - sent.total())
+
+    def _audit(self, claim: ShipmentClaim, peer: Peer, sent: Counter[str], failed: int) -> None:
+        if not sent:
+            return  # nothing left the node
+        transfer = Transfer(*self._ledger.shipments.subject(claim.shipment_id), sop_classes=sent)
+        words = f"{failed} objects were not accepted" if failed else ""
+        self._auditor.sent(
+            transfer, ae_title=peer.ae_title, address=peer.host, failed=failed > 0, words=words
+        )
 
     # -- the destination's breaker ----------------------------------------------------------------
 
@@ -143,7 +183,7 @@ class DeliveryWorker:
             )
             return False
         self._write_breaker(peer, breaker, row.last_error if row else "")
-        probe = echo(settings, peer.host, peer.port, peer.ae_title)
+        probe = echo(settings, peer)
         if probe.result is not StepResult.OK:
             self._keep_breaker(peer, settings, probe.words)
             self._wait(claim, settings, probe.words)

@@ -17,7 +17,12 @@ __all__ = ["SentObject", "Timing", "has_ended", "sent_objects", "snapshots", "ti
 
 _ENDED_REVISION = {RevisionState.SKIPPED, RevisionState.REJECTED}
 _UNENDED_ANALYSIS = {AnalysisState.WAITING, AnalysisState.RUNNING}
-_SENT = (DeliveryState.SENT, DeliveryState.COMMIT_REQUESTED, DeliveryState.COMMITTED)
+_SENT = (
+    DeliveryState.SENT,
+    DeliveryState.COMMIT_REQUESTED,
+    DeliveryState.COMMITTED,
+    DeliveryState.VERIFIED,
+)
 
 
 @dataclass(frozen=True, slots=True)

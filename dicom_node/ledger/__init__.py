@@ -13,8 +13,11 @@ from types import TracebackType
 from dicom_node.errors import LedgerError
 from dicom_node.ledger.analyses import Analyses
 from dicom_node.ledger.analysis_claim import AnalysisClaim, NewObject
+from dicom_node.ledger.commitment_reports import CommitmentReports
+from dicom_node.ledger.commitments import Commitments, Transaction, Unproven
 from dicom_node.ledger.database import Database
 from dicom_node.ledger.intake import Arrival, Intake
+from dicom_node.ledger.retention import PurgeableInstance, Retention
 from dicom_node.ledger.revisions import (
     CompletedRevision,
     OpenRevision,
@@ -30,6 +33,8 @@ __all__ = [
     "AnalysisClaim",
     "Arrival",
     "Candidate",
+    "CommitmentReports",
+    "Commitments",
     "CompletedRevision",
     "Database",
     "Intake",
@@ -37,9 +42,13 @@ __all__ = [
     "NewObject",
     "OpenRevision",
     "PendingDelivery",
+    "PurgeableInstance",
+    "Retention",
     "Revisions",
     "ShipmentClaim",
     "Shipments",
+    "Transaction",
+    "Unproven",
     "Worklist",
     "instance_set_digest",
     "open_ledger",
@@ -59,8 +68,14 @@ class Ledger:
         For the analysis workers.
     shipments : Shipments
         For the delivery workers.
+    commitments : Commitments
+        For the delivery workers: proof that a destination holds what it accepted.
+    commitment_reports : CommitmentReports
+        For whoever gets a report: listener and delivery workers.
     worklist : Worklist
-        For people: status, retry, purge.
+        For people: status, retry.
+    retention : Retention
+        For who tidies up: what may go, what nobody knows.
     """
 
     def __init__(self, database: Database, supersede: SupersedePolicy) -> None:
@@ -69,7 +84,10 @@ class Ledger:
         self.revisions = Revisions(database)
         self.analyses = Analyses(database)
         self.shipments = Shipments(database)
+        self.commitments = Commitments(database)
+        self.commitment_reports = CommitmentReports(database)
         self.worklist = Worklist(database)
+        self.retention = Retention(database)
 
     def close(self) -> None:
         """Close all connections."""

@@ -12,7 +12,15 @@ from dicom_node.ledger.database import Database, rows_changed
 from dicom_node.ledger.leases import owner_is_gone
 from dicom_node.ledger.states import DELIVERY_TRANSITIONS, DeliveryEvent, DeliveryState, step
 
-__all__ = ["BreakerRow", "Candidate", "PendingDelivery", "ShipmentClaim", "Shipments"]
+__all__ = [
+    "BreakerRow",
+    "Candidate",
+    "PendingDelivery",
+    "ShipmentClaim",
+    "Shipments",
+    "hold",
+    "work_left",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +164,7 @@ class Shipments:
         LeaseLost
         """
         with self._database.write() as connection:
-            self._hold(connection, claim)
+            hold(connection, claim)
             connection.execute(
                 t.deliveries.update()
                 .where(t.deliveries.c.id == delivery_id, t.deliveries.c.object_id.is_(None))
@@ -172,8 +180,14 @@ class Shipments:
         lease_s: float,
         status: int | None = None,
         error: str = "",
+        proof_in_s: float | None = None,
     ) -> None:
         """Record the outcome of one object and renew the lease.
+
+        Parameters
+        ----------
+        proof_in_s : float or None
+            When the peer is to prove that it holds what it accepted; None: never.
 
         Raises
         ------
@@ -182,7 +196,7 @@ class Shipments:
         d = t.deliveries.c
         now = self._database.now()
         with self._database.write() as connection:
-            self._hold(connection, claim, lease_expires_at=now + lease_s)
+            hold(connection, claim, lease_expires_at=now + lease_s)
             present = str(connection.scalar(sa.select(d.state).where(d.id == delivery_id)))
             state = step(DELIVERY_TRANSITIONS, DeliveryState(present), event)
             connection.execute(
@@ -194,38 +208,58 @@ class Shipments:
                     status=status,
                     error=error[:512],
                     sent_at=now if state == DeliveryState.SENT else None,
+                    proofs=0,
+                    proof_due_at=now + proof_in_s
+                    if state == DeliveryState.SENT and proof_in_s is not None
+                    else None,
                 )
             )
 
     def release(self, claim: ShipmentClaim, *, retry_in_s: float, error: str = "") -> bool:
-        """Give the lease back; return whether the shipment is now closed (nothing waits any more).
+        """Give the lease back; return whether the shipment is now closed.
+
+        It is closed when nothing waits to be sent and no proof is due any more.
 
         Raises
         ------
         LeaseLost
         """
         now = self._database.now()
-        d = t.deliveries.c
         with self._database.write() as connection:
-            waiting = connection.scalar(
-                sa.select(sa.func.count())
-                .select_from(t.deliveries)
-                .where(d.shipment_id == claim.shipment_id, d.state == DeliveryState.WAITING)
-            )
-            self._hold(
+            # The lock first: a report may come in through the listener at this very moment.
+            hold(connection, claim)
+            waiting, proof_due_at = work_left(connection, claim.shipment_id)
+            ready_at = now + retry_in_s
+            if not waiting and proof_due_at is not None:
+                ready_at = max(ready_at, proof_due_at)
+            is_open = waiting > 0 or proof_due_at is not None
+            hold(
                 connection,
                 claim,
-                open=bool(waiting),
+                open=is_open,
                 lease_owner=None,
                 lease_expires_at=None,
                 nudged_at=None,
-                ready_at=now + retry_in_s,
+                ready_at=ready_at,
                 attempts=claim.attempts + 1 if error else 0,
                 last_error=error[:512],
             )
-            if not waiting:
+            if not waiting and (claim.pending or not is_open):
                 self._journal(connection, claim)
-            return not waiting
+            return not is_open
+
+    def subject(self, shipment_id: int) -> tuple[str, str]:
+        """Return whose results a shipment holds: study instance UID and patient ID."""
+        s = t.series.c
+        with self._database.read() as connection:
+            row = connection.execute(
+                sa.select(s.study_instance_uid, s.patient_id)
+                .join(t.revisions, t.revisions.c.series_id == s.id)
+                .join(t.analyses, t.analyses.c.revision_id == t.revisions.c.id)
+                .join(t.shipments, t.shipments.c.analysis_id == t.analyses.c.id)
+                .where(t.shipments.c.id == shipment_id)
+            ).one()
+        return str(row[0]), str(row[1])
 
     def breaker(self, destination: str) -> BreakerRow | None:
         """Read the breaker of a destination; None if it never failed."""
@@ -244,23 +278,6 @@ class Shipments:
             connection.execute(
                 b.update().where(b.c.destination == row.destination).values(**values)
             )
-
-    def _hold(self, connection: sa.Connection, claim: ShipmentClaim, **values: object) -> None:
-        """Assert, and lock for this transaction, that the claim still holds the lease."""
-        s = t.shipments.c
-        changed = rows_changed(
-            connection.execute(
-                t.shipments.update()
-                .where(
-                    s.id == claim.shipment_id,
-                    s.lease_token == claim.token,
-                    s.lease_owner.is_not(None),
-                )
-                .values(**(values or {"lease_token": claim.token}))
-            )
-        )
-        if not changed:
-            raise LeaseLost(f"shipment {claim.shipment_id} is no longer ours")
 
     def _journal(self, connection: sa.Connection, claim: ShipmentClaim) -> None:
         series_id = connection.scalar(
@@ -281,6 +298,43 @@ class Shipments:
             destination=claim.destination,
             **{str(state): count for state, count in counts},
         )
+
+
+def hold(connection: sa.Connection, claim: ShipmentClaim, **values: object) -> None:
+    """Assert, and lock for this transaction, that the claim still holds the lease.
+
+    Raises
+    ------
+    LeaseLost
+    """
+    s = t.shipments.c
+    changed = rows_changed(
+        connection.execute(
+            t.shipments.update()
+            .where(
+                s.id == claim.shipment_id,
+                s.lease_token == claim.token,
+                s.lease_owner.is_not(None),
+            )
+            .values(**(values or {"lease_token": claim.token}))
+        )
+    )
+    if not changed:
+        raise LeaseLost(f"shipment {claim.shipment_id} is no longer ours")
+
+
+def work_left(connection: sa.Connection, shipment_id: int) -> tuple[int, float | None]:
+    """Return how many objects wait to be sent, and when the next proof is due, if one is."""
+    d = t.deliveries.c
+    row = connection.execute(
+        sa.select(
+            sa.func.coalesce(
+                sa.func.sum(sa.case((d.state == DeliveryState.WAITING, 1), else_=0)), 0
+            ),
+            sa.func.min(d.proof_due_at),
+        ).where(d.shipment_id == shipment_id)
+    ).one()
+    return int(row[0]), row[1]
 
 
 def _read_claim(connection: sa.Connection, shipment_id: int) -> ShipmentClaim:

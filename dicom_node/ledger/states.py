@@ -80,7 +80,9 @@ class DeliveryState(enum.StrEnum):
     WAITING = "waiting"
     SENT = "sent"
     COMMIT_REQUESTED = "commit_requested"
-    COMMITTED = "committed"
+    COMMITTED = "committed"  # the peer took responsibility for it
+    VERIFIED = "verified"  # the peer lists it
+    COMMIT_FAILED = "commit_failed"  # sent, and nothing proves that the peer holds it
     PARKED = "parked"  # permanent: somebody has to change something
     QUARANTINED = "quarantined"  # the object itself cannot be sent
     EXPIRED = "expired"  # transient for too long
@@ -96,7 +98,10 @@ class DeliveryEvent(enum.StrEnum):
     GIVE_UP = "give_up"
     COMMIT_ASKED = "commit_asked"
     COMMIT_SUCCESS = "commit_success"
-    COMMIT_FAILURE = "commit_failure"
+    COMMIT_FAILURE = "commit_failure"  # the peer does not hold it: send it again
+    COMMIT_UNANSWERED = "commit_unanswered"  # no report in time: ask again
+    COMMIT_EXHAUSTED = "commit_exhausted"  # asked and sent often enough
+    FOUND = "found"  # by C-FIND
     RETRY = "retry"
 
 
@@ -138,8 +143,17 @@ DELIVERY_TRANSITIONS: Mapping[tuple[DeliveryState, DeliveryEvent], DeliveryState
     (_D.WAITING, _DE.BAD_OBJECT): _D.QUARANTINED,
     (_D.WAITING, _DE.GIVE_UP): _D.EXPIRED,
     (_D.SENT, _DE.COMMIT_ASKED): _D.COMMIT_REQUESTED,
+    (_D.SENT, _DE.COMMIT_SUCCESS): _D.COMMITTED,  # the report to a request of before
+    (_D.SENT, _DE.COMMIT_FAILURE): _D.WAITING,
+    (_D.SENT, _DE.COMMIT_EXHAUSTED): _D.COMMIT_FAILED,
+    (_D.SENT, _DE.FOUND): _D.VERIFIED,
     (_D.COMMIT_REQUESTED, _DE.COMMIT_SUCCESS): _D.COMMITTED,
     (_D.COMMIT_REQUESTED, _DE.COMMIT_FAILURE): _D.WAITING,
+    (_D.COMMIT_REQUESTED, _DE.COMMIT_UNANSWERED): _D.SENT,
+    (_D.COMMIT_REQUESTED, _DE.COMMIT_EXHAUSTED): _D.COMMIT_FAILED,
+    (_D.VERIFIED, _DE.COMMIT_SUCCESS): _D.COMMITTED,  # a report that came late
+    (_D.COMMIT_FAILED, _DE.COMMIT_SUCCESS): _D.COMMITTED,
+    (_D.COMMIT_FAILED, _DE.RETRY): _D.WAITING,
     (_D.PARKED, _DE.RETRY): _D.WAITING,
     (_D.QUARANTINED, _DE.RETRY): _D.WAITING,
     (_D.EXPIRED, _DE.RETRY): _D.WAITING,

@@ -12,6 +12,8 @@ __all__ = [
     "analyses",
     "associations",
     "breakers",
+    "commitment_items",
+    "commitments",
     "conflicts",
     "deliveries",
     "events",
@@ -45,7 +47,8 @@ def _id() -> sa.Column[int]:
 
 def _reference(column: str, *, index: bool = True) -> sa.Column[int]:
     table = column.split(".", maxsplit=1)[0]
-    singular = {"series": "series", "analyses": "analysis"}.get(table, table.removesuffix("s"))
+    irregular = {"series": "series", "analyses": "analysis", "deliveries": "delivery"}
+    singular = irregular.get(table, table.removesuffix("s"))
     return sa.Column(f"{singular}_id", _Id, sa.ForeignKey(column), nullable=False, index=index)
 
 
@@ -207,7 +210,42 @@ deliveries = sa.Table(
     sa.Column("status", sa.Integer),  # DIMSE status of the last answer
     sa.Column("error", sa.String(512), nullable=False, server_default=""),
     sa.Column("sent_at", _Time),
+    sa.Column("resends", sa.Integer, nullable=False, server_default="0"),  # for want of proof
+    sa.Column("proofs", sa.Integer, nullable=False, server_default="0"),  # asked since it was sent
+    sa.Column("proof_due_at", _Time),  # when to ask, or ask again; empty: no proof is wanted
     sa.UniqueConstraint("shipment_id", "slot"),
+)
+
+# A storage commitment transaction: one N-ACTION on objects of one shipment. Kept before it is
+# sent, and never removed: a report may come at any time.
+commitments = sa.Table(
+    "commitments",
+    metadata,
+    _id(),
+    _reference("shipments.id"),
+    sa.Column("transaction_uid", _Uid, nullable=False, unique=True),
+    sa.Column("destination", sa.String(32), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),  # asking, asked, refused, unsent, reported
+    sa.Column("requested_at", _Time, nullable=False),
+    sa.Column("status", sa.Integer),  # DIMSE status of the N-ACTION
+    sa.Column("error", sa.String(512), nullable=False, server_default=""),
+    sa.Column("reported_at", _Time),
+)
+
+# What a transaction asks for. `sending` is the delivery's count of attempts at that time: a report
+# on an earlier sending says nothing of the present one.
+commitment_items = sa.Table(
+    "commitment_items",
+    metadata,
+    _id(),
+    _reference("commitments.id", index=False),
+    _reference("deliveries.id"),
+    sa.Column("sop_class_uid", _Uid, nullable=False),
+    sa.Column("sop_instance_uid", _Uid, nullable=False),
+    sa.Column("sending", sa.Integer, nullable=False),
+    sa.Column("outcome", sa.String(16)),  # committed, failed
+    sa.Column("failure_reason", sa.Integer),
+    sa.UniqueConstraint("commitment_id", "sop_instance_uid"),
 )
 
 breakers = sa.Table(

@@ -1,8 +1,7 @@
-"""What people ask and order: where is my study, try again, tidy up."""
+"""What people ask and order: where is my study, try again."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,9 +22,7 @@ from dicom_node.ledger.states import (
     step,
 )
 
-__all__ = ["DeliverySummary", "NodeCounts", "PurgeableInstance", "SeriesStatus", "Worklist"]
-
-_UNFINISHED_ANALYSIS = (AnalysisState.WAITING, AnalysisState.RUNNING)
+__all__ = ["DeliverySummary", "NodeCounts", "SeriesStatus", "Worklist"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +77,6 @@ class NodeCounts:
     oldest_open_shipment_s: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class PurgeableInstance:
-    """A received instance that nothing needs any more."""
-
-    instance_id: int
-    digest: str
-    path: str
-    size_bytes: int
-
-
 class Worklist:
     """Questions and orders of people."""
 
@@ -135,7 +122,10 @@ class Worklist:
                 )
             )
             oldest_shipment = connection.scalar(
-                sa.select(sa.func.min(t.shipments.c.created_at)).where(t.shipments.c.open.is_(True))
+                # What is sent and waits for its proof only is not late.
+                sa.select(sa.func.min(t.shipments.c.created_at))
+                .join(t.deliveries, t.deliveries.c.shipment_id == t.shipments.c.id)
+                .where(t.deliveries.c.state == DeliveryState.WAITING)
             )
             return NodeCounts(
                 revisions=_by_state(connection, t.revisions),
@@ -158,52 +148,6 @@ class Worklist:
             if done:
                 self._database.event(connection, "retry", series_id, done=done)
             return done
-
-    def purgeable(self, older_than_s: float, limit: int = 10_000) -> list[PurgeableInstance]:
-        """Return instances of series that ended, are delivered everywhere, and are old enough."""
-        s, i, r, a, p, d = (
-            t.series.c, t.instances.c, t.revisions.c, t.analyses.c, t.shipments.c, t.deliveries.c,
-        )  # fmt: skip
-        unfinished_revision = sa.select(r.series_id).where(
-            r.state.in_([RevisionState.RECEIVING, RevisionState.COMPLETE])
-        )
-        unfinished_analysis = (
-            sa.select(r.series_id)
-            .join(t.analyses, a.revision_id == r.id)
-            .where(a.state.in_([*_UNFINISHED_ANALYSIS, AnalysisState.QUARANTINED]))
-        )
-        delivered = [DeliveryState.SENT, DeliveryState.COMMITTED]
-        undelivered = (
-            sa.select(r.series_id)
-            .join(t.analyses, a.revision_id == r.id)
-            .join(t.shipments, p.analysis_id == a.id)
-            .join(t.deliveries, d.shipment_id == p.id)
-            .where(d.state.not_in(delivered))
-        )
-        query = (
-            sa.select(i.id, i.digest, i.path, i.size_bytes)
-            .join(t.series, s.id == i.series_id)
-            .where(
-                i.purged_at.is_(None),
-                s.last_arrival_at <= self._database.now() - older_than_s,
-                s.id.not_in(unfinished_revision),
-                s.id.not_in(unfinished_analysis),
-                s.id.not_in(undelivered),
-            )
-            .order_by(i.id)
-            .limit(limit)
-        )
-        with self._database.read() as connection:
-            return [PurgeableInstance(*row) for row in connection.execute(query)]
-
-    def note_purged(self, instance_ids: Sequence[int]) -> None:
-        """Record that the files of these instances are gone; their identity stays known."""
-        with self._database.write() as connection:
-            connection.execute(
-                t.instances.update()
-                .where(t.instances.c.id.in_(instance_ids))
-                .values(purged_at=self._database.now())
-            )
 
     def _retry_revision(self, connection: sa.Connection, series_id: int) -> list[str]:
         r = t.revisions.c
@@ -256,14 +200,19 @@ class Worklist:
             .join(t.revisions, r.id == a.revision_id)
             .where(r.series_id == series_id)
         ).all()
-        ended = [DeliveryState.PARKED, DeliveryState.QUARANTINED, DeliveryState.EXPIRED]
+        ended = [
+            DeliveryState.PARKED,
+            DeliveryState.QUARANTINED,
+            DeliveryState.EXPIRED,
+            DeliveryState.COMMIT_FAILED,
+        ]
         words = []
         for shipment_id, destination in shipments:
             changed = rows_changed(
                 connection.execute(
                     t.deliveries.update()
                     .where(d.shipment_id == shipment_id, d.state.in_(ended))
-                    .values(state=state, error="", object_id=None)
+                    .values(state=state, error="", object_id=None, resends=0)
                 )
             )
             waiting = rows_changed(

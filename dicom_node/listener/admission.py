@@ -27,7 +27,8 @@ class Visitor:
     def interrupt(self, how: int) -> None:
         """Wake the thread that reads from the connection."""
         with contextlib.suppress(OSError):
-            self.connection.shutdown(how)
+            # Below TLS: SSLSocket's own method would drop the TLS state that its thread uses.
+            socket.socket.shutdown(self.connection, how)
 
 
 class Admission:

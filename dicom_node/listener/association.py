@@ -17,19 +17,20 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from dicom_node.audit import Auditor
 from dicom_node.crashpoints import crash_point
 from dicom_node.domain import Receipt, is_legal_uid
-from dicom_node.errors import CannotUnderstand, OutOfResources
+from dicom_node.errors import CannotUnderstand
 from dicom_node.listener import negotiation
 from dicom_node.listener.admission import Admission, Visitor
 from dicom_node.listener.command_set import (
     MAX_COMMAND_BYTES,
     Command,
     CommandField,
+    command_pdus,
     decode_command,
     encode_response,
 )
-from dicom_node.listener.contexts import acceptable_contexts
 from dicom_node.listener.pdu_stream import (
     ConnectionClosed,
     IllegalPDU,
@@ -37,8 +38,10 @@ from dicom_node.listener.pdu_stream import (
     PDUType,
     PeerTooSlow,
 )
+from dicom_node.listener.reports import answer_event
 from dicom_node.listener.status import SUCCESS, AbortReason, Rejection, status_of
 from dicom_node.listener.storage import Dataset, Refused, Session, Storage
+from dicom_node.listener.water_marks import shortage
 from dicom_node.logs import get_logger
 from dicom_node.settings import NodeSettings
 
@@ -90,6 +93,9 @@ class AssociationHandler:
         Returns the settings that hold now.
     is_stopping : callable
         Whether the node is shutting down.
+    caller : Caller
+        What is known of the other side before it speaks DICOM.
+    auditor : Auditor
     """
 
     def __init__(
@@ -101,7 +107,11 @@ class AssociationHandler:
         storage: Storage,
         settings: Callable[[], NodeSettings],
         is_stopping: Callable[[], bool],
+        caller: negotiation.Caller,
+        auditor: Auditor,
     ) -> None:
+        self._caller = caller
+        self._auditor = auditor
         self._stream = stream
         self._visitor = visitor
         self._admission = admission
@@ -154,33 +164,47 @@ class AssociationHandler:
         self._log = self._log.bind(
             calling_ae=ascii(request.calling_ae)[1:-1], called_ae=ascii(request.called_ae)[1:-1]
         )
-        rejection = negotiation.objection(request, settings) or self._shortage(settings)
-        if rejection is not None:
-            return self._reject(rejection)
+        objection = negotiation.objection(request, self._caller, settings) or self._shortage(
+            request, settings
+        )
+        if objection is not None:
+            return self._reject(objection, request.calling_ae)
         return self._accept(request, settings)
 
-    def _shortage(self, settings: NodeSettings) -> Rejection | None:
-        try:
-            self._storage.spool.require_space()
-        except OutOfResources:
-            return Rejection.CONGESTION
+    def _shortage(
+        self, request: negotiation.AssociationRequest, settings: NodeSettings
+    ) -> negotiation.Objection | None:
+        # A report takes no space, and may be what lets images go.
+        if not negotiation.proposes_reports_only(request):
+            words = shortage(self._storage.spool, self._storage.marks, settings.retention)
+            if words:
+                return negotiation.Objection(Rejection.CONGESTION, words)
         if self._is_stopping():
-            return Rejection.CONGESTION
+            return negotiation.Objection(Rejection.CONGESTION, "the node is stopping")
         if not self._admission.associate(self._visitor, settings.listener.max_associations):
-            return Rejection.LIMIT_EXCEEDED
+            return negotiation.Objection(Rejection.LIMIT_EXCEEDED, "too many associations")
         return None
 
-    def _reject(self, rejection: Rejection) -> bool:
-        self._log.warning("association_rejected", reason=rejection.name.lower())
+    def _reject(self, objection: negotiation.Objection, calling_ae: str) -> bool:
+        rejection = objection.rejection
+        self._log.warning(
+            "association_rejected", reason=rejection.name.lower(), words=objection.words
+        )
         self._stream.send(negotiation.rejection_pdu(rejection))
+        self._auditor.refused(
+            f"association rejected: {objection.words} {rejection.value}",
+            address=self._visitor.address,
+            calling_ae=calling_ae,
+        )
         self._stream.wait_for_close(_AWAIT_CLOSE_S)
         return False
 
     def _accept(self, request: negotiation.AssociationRequest, settings: NodeSettings) -> bool:
-        limits = settings.listener
-        supported = acceptable_contexts(limits.other_storage)
+        peers = negotiation.recognised(request, self._caller, settings)
+        supported = negotiation.supported_contexts(peers, settings)
+        max_pdu_bytes = settings.listener.max_pdu_bytes
         try:
-            pdu, self._contexts = negotiation.acceptance(request, supported, limits.max_pdu_bytes)
+            pdu, self._contexts = negotiation.acceptance(request, supported, max_pdu_bytes)
         except negotiation.MalformedRequest as error:
             raise _ProtocolError(
                 AbortReason.INVALID_PARAMETER, f"unanswerable proposals ({error})"
@@ -192,6 +216,8 @@ class AssociationHandler:
             calling_ae=request.calling_ae,
             called_ae=request.called_ae,
             address=self._visitor.address,
+            reporters=frozenset(peer.name for peer in peers if peer.may_report),
+            max_resends=settings.commitment.max_resends,
         )
         self._log.info("association_accepted", contexts=len(self._contexts))
         return True
@@ -249,8 +275,8 @@ class AssociationHandler:
             self._answer(message)
 
     def _begin_dataset(self, command: Command, context_id: int) -> Dataset:
-        if command.field != CommandField.C_STORE_RQ:
-            return Refused(CannotUnderstand("a dataset comes with C-STORE only"))
+        if command.field not in (CommandField.C_STORE_RQ, CommandField.N_EVENT_REPORT_RQ):
+            return Refused(CannotUnderstand("a dataset comes with C-STORE or a report only"))
         assert self._session is not None  # noqa: S101  set when the association was accepted
         try:
             return self._session.begin(command, self._contexts[context_id])
@@ -274,14 +300,18 @@ class AssociationHandler:
         command = message.command
         assert command is not None  # noqa: S101
         if command.field == CommandField.C_ECHO_RQ:
-            response = encode_response(command, SUCCESS, sop_class_uid=command.sop_class_uid)
+            response = encode_response(
+                command, SUCCESS, sop_class_uid=_legal(command.sop_class_uid)
+            )
         elif command.field == CommandField.C_STORE_RQ:
             response = self._store(command, message.dataset)
+        elif command.field == CommandField.N_EVENT_REPORT_RQ:
+            response = answer_event(command, message.dataset)
         else:
             response = encode_response(command, _UNRECOGNIZED_OPERATION)
         self._forget_message()
         if command.is_request:
-            self._send_command(message.context_id, response)
+            self._stream.send(command_pdus(message.context_id, response, self._max_response_bytes))
 
     def _store(self, command: Command, dataset: Dataset | None) -> bytes:
         started = time.perf_counter()
@@ -314,26 +344,13 @@ class AssociationHandler:
             comment=comment,
         )
 
-    def _send_command(self, context_id: int, command_set: bytes) -> None:
-        # A response is about 200 bytes; a peer may still announce less than that.
-        room = len(command_set)
-        if self._max_response_bytes:
-            room = min(room, max(self._max_response_bytes - 6, 64))
-        pieces = [command_set[start : start + room] for start in range(0, len(command_set), room)]
-        pdus = bytearray()
-        for number, piece in enumerate(pieces, start=1):
-            control = _IS_COMMAND | (_IS_LAST if number == len(pieces) else 0)
-            pdus += b"\x04\x00" + (len(piece) + 6).to_bytes(4, "big")
-            pdus += (len(piece) + 2).to_bytes(4, "big") + bytes((context_id, control)) + piece
-        self._stream.send(bytes(pdus))
-
     # -- the end ---------------------------------------------------------------------------------
 
     def _abort(self, reason: AbortReason, text: str) -> None:
         self._log.warning("association_aborted", reason=text)
         try:
             self._stream.send(negotiation.abort_pdu(reason))
-            self._stream.wait_for_close(_AWAIT_CLOSE_S)
+            self._stream.wait_for_close(_AWAIT_CLOSE_S, end_ours=True)
         except (ConnectionClosed, PeerTooSlow):
             pass
 
@@ -351,6 +368,13 @@ class AssociationHandler:
         except Exception as error:  # noqa: BLE001  the DIMSE edge: nobody is left to answer
             self._log.error("association_not_closed_in_ledger", error=type(error).__name__)
         self._log.info(f"association_{outcome}", **session.receipts)
+        if session.transfers:
+            self._auditor.received(
+                list(session.transfers.values()),
+                calling_ae=session.calling_ae,
+                address=self._visitor.address,
+                failed=outcome != "released",
+            )
 
 
 def _fragments(body: memoryview) -> Iterator[_Fragment]:

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 
 from dicom_node.errors import CannotUnderstand
 
-__all__ = ["MAX_COMMAND_BYTES", "Command", "CommandField", "decode_command", "encode_response"]
+__all__ = [
+    "MAX_COMMAND_BYTES",
+    "Command",
+    "CommandField",
+    "command_pdus",
+    "decode_command",
+    "encode_response",
+]
 
 MAX_COMMAND_BYTES = 16384
 _NO_DATASET = 0x0101
@@ -24,6 +31,7 @@ class CommandField(enum.IntEnum):
 
     C_STORE_RQ = 0x0001
     C_ECHO_RQ = 0x0030
+    N_EVENT_REPORT_RQ = 0x0100
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +43,7 @@ class Command:
     sop_class_uid: str
     sop_instance_uid: str
     has_dataset: bool
+    event_type: int = 0  # of an N-EVENT-REPORT
 
     @property
     def is_request(self) -> bool:
@@ -67,6 +76,7 @@ def decode_command(encoded: bytes) -> Command:
         sop_class_uid=_uid(values.get(0x0002, values.get(0x0003, b""))),
         sop_instance_uid=_uid(values.get(0x1000, values.get(0x1001, b""))),
         has_dataset=_required(values, 0x0800) != _NO_DATASET,
+        event_type=int.from_bytes(values.get(0x1002, b"")[:2], "little"),
     )
 
 
@@ -88,6 +98,7 @@ def encode_response(
     sop_class_uid: str = "",
     sop_instance_uid: str = "",
     comment: str = "",
+    event_type: int | None = None,
 ) -> bytes:
     """Return the command set of the response to `command` (PS3.7 §9.3).
 
@@ -97,6 +108,8 @@ def encode_response(
         Echoed where legal, else left out: they are optional in a response.
     comment : str
         Error Comment, at most 64 characters of ASCII.
+    event_type : int, optional
+        Event Type ID of an N-EVENT-REPORT response.
     """
     elements = b"".join(
         (
@@ -107,9 +120,30 @@ def encode_response(
             _number(0x0900, status),
             _text(0x0902, comment, b" "),
             _text(0x1000, sop_instance_uid, b"\0"),
+            b"" if event_type is None else _number(0x1002, event_type),
         )
     )
     return _ELEMENT.pack(0, 0, 4) + struct.pack("<L", len(elements)) + elements
+
+
+def command_pdus(context_id: int, command_set: bytes, max_pdu_bytes: int) -> bytes:
+    """Return a command set as P-DATA-TF PDUs (PS3.8 §9.3.5).
+
+    Parameters
+    ----------
+    max_pdu_bytes : int
+        What the peer announced; a response is about 200 bytes, and it may be less. 0: no limit.
+    """
+    room = len(command_set)
+    if max_pdu_bytes:
+        room = min(room, max(max_pdu_bytes - 6, 64))
+    pieces = [command_set[start : start + room] for start in range(0, len(command_set), room)]
+    pdus = bytearray()
+    for number, piece in enumerate(pieces, start=1):
+        control = 0x01 | (0x02 if number == len(pieces) else 0)  # a command; its last fragment
+        pdus += b"\x04\x00" + (len(piece) + 6).to_bytes(4, "big")
+        pdus += (len(piece) + 2).to_bytes(4, "big") + bytes((context_id, control)) + piece
+    return bytes(pdus)
 
 
 def _number(number: int, value: int) -> bytes:

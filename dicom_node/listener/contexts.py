@@ -21,7 +21,14 @@ from pynetdicom.sop_class import (
     Verification,
 )
 
-__all__ = ["CT_STORAGE", "DECODABLE_TRANSFER_SYNTAXES", "acceptable_contexts"]
+from dicom_node.storage_commitment import PUSH_MODEL
+
+__all__ = [
+    "CT_STORAGE",
+    "DECODABLE_TRANSFER_SYNTAXES",
+    "acceptable_contexts",
+    "report_contexts",
+]
 
 CT_STORAGE: frozenset[str] = frozenset(
     {CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage}
@@ -54,6 +61,15 @@ _IGNORED_TRANSFER_SYNTAXES = DECODABLE_TRANSFER_SYNTAXES + tuple(
     for syntax in uid.AllTransferSyntaxes
     if syntax not in DECODABLE_TRANSFER_SYNTAXES and not uid.UID(syntax).is_deflated
 )
+
+
+@lru_cache
+def report_contexts() -> list[PresentationContext]:
+    """Return what a peer needs that reports on storage commitment: it is the SCP (PS3.4 J.3.3)."""
+    syntaxes = [uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian]
+    context = build_context(PUSH_MODEL, syntaxes)
+    context.scu_role, context.scp_role = False, True
+    return [build_context(Verification, list(DECODABLE_TRANSFER_SYNTAXES[:3])), context]
 
 
 @lru_cache

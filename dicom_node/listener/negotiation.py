@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,27 +14,37 @@ from pynetdicom.pdu_primitives import (
     ImplementationClassUIDNotification,
     ImplementationVersionNameNotification,
     MaximumLengthNotification,
+    SCP_SCU_RoleSelectionNegotiation,
 )
 from pynetdicom.presentation import PresentationContext, negotiate_as_acceptor
 
 from dicom_node.domain import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.listener.contexts import acceptable_contexts, report_contexts
 from dicom_node.listener.status import AbortReason, Rejection
-from dicom_node.settings import NodeSettings
+from dicom_node.settings import NodeSettings, Peer
+from dicom_node.storage_commitment import PUSH_MODEL
+from dicom_node.tls import PeerCertificate, mismatch
 
 __all__ = [
     "AcceptedContext",
     "AssociationRequest",
+    "Caller",
     "MalformedRequest",
+    "Objection",
     "abort_pdu",
     "acceptance",
     "decode_request",
     "objection",
+    "proposes_reports_only",
+    "recognised",
     "rejection_pdu",
     "release_response_pdu",
+    "supported_contexts",
 ]
 
 _APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"  # PS3.7 A.2.1
 _PDU_HEADER_BYTES = 6
+_VERIFICATION = "1.2.840.10008.1.1"
 
 
 class MalformedRequest(Exception):
@@ -95,18 +106,99 @@ def _title(field: bytes) -> str:
     return field.decode("latin-1").strip(" \0")
 
 
-def objection(request: AssociationRequest, settings: NodeSettings) -> Rejection | None:
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who is on the other end of the connection, before it says a title.
+
+    Attributes
+    ----------
+    address : str
+        Its IP address.
+    secure : bool
+        Whether the connection is TLS.
+    certificate : PeerCertificate or None
+        What it proved to own.
+    """
+
+    address: str
+    secure: bool = False
+    certificate: PeerCertificate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Objection:
+    """Why a caller is not served: for the wire, and in words for logs and audit."""
+
+    rejection: Rejection
+    words: str
+
+
+def objection(
+    request: AssociationRequest, caller: Caller, settings: NodeSettings
+) -> Objection | None:
     """Return why this caller is not served, None if it is."""
     if not request.protocol_version & 1:
-        return Rejection.PROTOCOL_VERSION
+        return Objection(Rejection.PROTOCOL_VERSION, "another version of the DICOM protocol")
     if request.application_context != _APPLICATION_CONTEXT:
-        return Rejection.APPLICATION_CONTEXT
+        return Objection(Rejection.APPLICATION_CONTEXT, "another application context")
     if request.called_ae not in settings.called_ae_titles:
-        return Rejection.UNKNOWN_CALLED_AE
-    known = any(peer.is_source and peer.ae_title == request.calling_ae for peer in settings.peers)
-    if not known and not settings.listener.accept_unknown_callers:
-        return Rejection.UNKNOWN_CALLER
-    return None
+        return Objection(Rejection.UNKNOWN_CALLED_AE, "called by a title that is not ours")
+    titled = _titled(request, settings)
+    if not titled:
+        if settings.listener.accept_unknown_callers:
+            return None
+        return Objection(Rejection.UNKNOWN_CALLER, "no enabled source has this calling AE title")
+    # Several sources may share a title: one that fits is enough. PS3.8 has no reason of its own
+    # for a wrong address or certificate: to us, this is not the application entity of that title.
+    words = [_not_it(peer, caller) for peer in titled]
+    if None in words:
+        return None
+    return Objection(Rejection.UNKNOWN_CALLER, "; ".join(filter(None, words)))
+
+
+def recognised(
+    request: AssociationRequest, caller: Caller, settings: NodeSettings
+) -> tuple[Peer, ...]:
+    """Return the peers that this caller is; more than one where they share a title."""
+    return tuple(p for p in _titled(request, settings) if _not_it(p, caller) is None)
+
+
+def supported_contexts(
+    peers: tuple[Peer, ...], settings: NodeSettings
+) -> list[PresentationContext]:
+    """Return what is accepted of a caller: to store of a source, to report of a destination."""
+    contexts: list[PresentationContext] = []
+    if settings.listener.accept_unknown_callers or any(peer.is_source for peer in peers):
+        contexts += acceptable_contexts(settings.listener.other_storage)
+    if any(peer.may_report for peer in peers):
+        contexts += report_contexts()
+    return contexts
+
+
+def _titled(request: AssociationRequest, settings: NodeSettings) -> list[Peer]:
+    """Return the peers of the calling AE title that may send here, or report here."""
+    return [
+        peer
+        for peer in settings.peers
+        if (peer.is_source or peer.may_report) and peer.ae_title == request.calling_ae
+    ]
+
+
+def _not_it(peer: Peer, caller: Caller) -> str | None:
+    """Return in words why `caller` cannot be `peer`, whose title it uses; None if it can."""
+    if peer.addresses and not _is_within(caller.address, peer.addresses):
+        return f"{peer.name} does not call from this address"
+    if peer.tls and not caller.secure:
+        return f"{peer.name} has to call over TLS"
+    if caller.secure and not peer.tls:
+        return f"{peer.name} calls over TLS, and no certificate is bound to it (tls = true)"
+    return mismatch(caller.certificate, peer) if peer.tls else None
+
+
+def _is_within(address: str, networks: tuple[str, ...]) -> bool:
+    found = ipaddress.ip_address(address.partition("%")[0])
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return any((mapped or found) in ipaddress.ip_network(network) for network in networks)
 
 
 def acceptance(
@@ -114,7 +206,7 @@ def acceptance(
 ) -> tuple[bytes, Mapping[int, AcceptedContext]]:
     """Return the A-ASSOCIATE-AC PDU and the accepted contexts by id.
 
-    Roles stay the default ones: the requestor is SCU. No asynchronous operations.
+    The requestor is SCU, or SCP where `supported` says so. No asynchronous operations.
 
     Raises
     ------
@@ -123,9 +215,10 @@ def acceptance(
     """
     asked = request.primitive
     try:
-        results, _ = negotiate_as_acceptor(
+        results, roles = negotiate_as_acceptor(
             asked.presentation_context_definition_list,
             supported,
+            _proposed_roles(asked),
         )
         answer = A_ASSOCIATE()
         answer.application_context_name = UID(_APPLICATION_CONTEXT)
@@ -134,7 +227,7 @@ def acceptance(
         answer.result = 0x00
         answer.result_source = 0x01
         answer.presentation_context_definition_results_list = results
-        answer.user_information = _user_information(max_pdu_bytes)
+        answer.user_information = [*_user_information(max_pdu_bytes), *roles]
         encoded: bytes = A_ASSOCIATE_AC(answer).encode()
     except Exception as error:  # pynetdicom's checks raise anything
         raise MalformedRequest(type(error).__name__) from error
@@ -146,6 +239,24 @@ def acceptance(
         if context.result == 0x00
     }
     return encoded, accepted
+
+
+def _proposed_roles(asked: A_ASSOCIATE) -> dict[UID, tuple[bool, bool]]:
+    """Return SOP class → (SCU, SCP) of the role selection items (PS3.7 D.3.3.4)."""
+    return {
+        item.sop_class_uid: (bool(item.scu_role), bool(item.scp_role))
+        for item in asked.user_information
+        if isinstance(item, SCP_SCU_RoleSelectionNegotiation)
+    }
+
+
+def proposes_reports_only(request: AssociationRequest) -> bool:
+    """Whether the caller wants to report on storage commitment and to store nothing."""
+    proposed = {
+        str(context.abstract_syntax)
+        for context in request.primitive.presentation_context_definition_list or ()
+    }
+    return PUSH_MODEL in proposed and proposed <= {PUSH_MODEL, _VERIFICATION}
 
 
 def _echoed(title: str) -> str:

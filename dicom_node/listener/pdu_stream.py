@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import socket
+import ssl
 import struct
 import time
 
@@ -21,6 +22,7 @@ _MAX_CONTROL_BYTES = 64  # release and abort have 4
 # Some senders count the PDV headers of their fragments on top of the maximum length.
 _P_DATA_SLACK = 1024
 _SEND_TIMEOUT_S = 20.0
+_TLS_HELLO = b"\x16\x03"  # content type handshake, major version (RFC 8446 §5.1)
 _QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 
 
@@ -98,6 +100,8 @@ class PDUStream:
         deadline = time.monotonic() + self._pdu_timeout_s
         self._fill(header[received:], deadline)
         number, length = _HEADER.unpack(self._header)
+        if self._header[:2] == _TLS_HELLO:
+            raise IllegalPDU("a TLS handshake on the plain port")
         try:
             kind = PDUType(number)
         except ValueError:
@@ -156,12 +160,26 @@ class PDUStream:
         except OSError as error:
             raise ConnectionClosed(type(error).__name__) from error
 
-    def wait_for_close(self, limit_s: float) -> None:
-        """Let the peer close first (Sta13), so that our last PDU is not lost in a reset."""
+    def wait_for_close(self, limit_s: float, *, end_ours: bool = False) -> None:
+        """Let the peer close first (PS3.8, Sta13), so that our last PDU is not lost in a reset.
+
+        Parameters
+        ----------
+        limit_s : float
+        end_ours : bool
+            End our direction at once: good after an abort. Not after a rejection: pynetdicom, as
+            a requestor, takes an end of the stream right behind it for a lost connection, and its
+            user never learns the reason.
+        """
         deadline = time.monotonic() + limit_s
         scratch = memoryview(bytearray(4096))
-        with contextlib.suppress(ConnectionClosed, PeerTooSlow, OSError):
-            self._socket.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionClosed, PeerTooSlow, OSError, ValueError):
+            if end_ours:
+                if isinstance(self._socket, ssl.SSLSocket):
+                    # Says close_notify and waits for the peer's; then the connection is plain.
+                    self._socket.settimeout(limit_s)
+                    self._socket.unwrap()
+                self._socket.shutdown(socket.SHUT_WR)
             while True:
                 self._receive(scratch, deadline)
 

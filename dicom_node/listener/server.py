@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import ssl
@@ -9,14 +10,17 @@ import threading
 import time
 from collections.abc import Callable
 
+from dicom_node.audit import Auditor
 from dicom_node.errors import ConfigurationError
 from dicom_node.listener.admission import Admission, Visitor
 from dicom_node.listener.association import AssociationHandler
 from dicom_node.listener.contexts import acceptable_contexts
+from dicom_node.listener.negotiation import Caller
 from dicom_node.listener.pdu_stream import PDUStream
 from dicom_node.listener.storage import Storage
 from dicom_node.logs import get_logger
 from dicom_node.settings import NodeSettings
+from dicom_node.tls import PeerCertificate, tls_failure
 
 __all__ = ["AssociationServer", "bind"]
 
@@ -25,6 +29,7 @@ _BACKLOG = 512
 _ACCEPT_POLL_S = 0.25
 _THREAD_STACK_BYTES = 512 << 10
 _LAST_WORDS_S = 3.0
+_ALERT_S = 1.0  # for the peer to read why its handshake failed
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -58,9 +63,13 @@ class AssociationServer:
     storage : Storage
     settings : callable
         Returns the settings that hold now: peers and limits may change while it runs.
-    ssl_context : ssl.SSLContext, optional
-        With it every connection has to shake hands first, in its own thread and within the
-        handshake timeout: a silent client stops nobody.
+    ssl_context : callable, optional
+        Returns the context that holds now. With it every connection has to shake hands first, in
+        its own thread and within the handshake timeout: a silent client stops nobody.
+    admission : Admission, optional
+        Shared with another server of this process, so that limits hold for both together.
+    auditor : Auditor, optional
+        Shared likewise.
     """
 
     def __init__(
@@ -69,13 +78,16 @@ class AssociationServer:
         storage: Storage,
         settings: Callable[[], NodeSettings],
         *,
-        ssl_context: ssl.SSLContext | None = None,
+        ssl_context: Callable[[], ssl.SSLContext] | None = None,
+        admission: Admission | None = None,
+        auditor: Auditor | None = None,
     ) -> None:
         self._listening = listening
         self._storage = storage
         self._settings = settings
         self._ssl_context = ssl_context
-        self._admission = Admission()
+        self._admission = admission or Admission()
+        self._auditor = auditor or Auditor(settings(), "listen")
         self._stopping = threading.Event()
         self._threads: set[threading.Thread] = set()
         # Takes a moment the first time: not in the first caller's association.
@@ -113,6 +125,7 @@ class AssociationServer:
         if visitor is None:
             _log.warning("connection_refused", address=str(peer[0]), reason="too many connections")
             connection.close()
+            # The accepting thread waits for no disk: somebody else's record tells of a flood.
             return
         thread = threading.Thread(target=self._serve_visitor, args=(visitor,), daemon=True)
         self._threads.add(thread)
@@ -126,7 +139,9 @@ class AssociationServer:
 
     def _serve_visitor(self, visitor: Visitor) -> None:
         try:
-            self._shake_hands(visitor)
+            caller = self._shake_hands(visitor)
+            if caller is None:
+                return
             limits = self._settings().listener
             stream = PDUStream(
                 visitor.connection,
@@ -140,6 +155,8 @@ class AssociationServer:
                 storage=self._storage,
                 settings=self._settings,
                 is_stopping=self._stopping.is_set,
+                caller=caller,
+                auditor=self._auditor,
             ).serve()
         except OSError as error:
             _log.info("connection_failed", address=visitor.address, error=type(error).__name__)
@@ -150,22 +167,25 @@ class AssociationServer:
             visitor.connection.close()
             self._threads.discard(threading.current_thread())
 
-    def _shake_hands(self, visitor: Visitor) -> None:
+    def _shake_hands(self, visitor: Visitor) -> Caller | None:
+        """Return who is there, after TLS where this server speaks it; None: nobody to serve."""
         if self._ssl_context is None:
-            return
-        wrapped = self._ssl_context.wrap_socket(
+            return Caller(visitor.address)
+        wrapped = self._ssl_context().wrap_socket(
             visitor.connection, server_side=True, do_handshake_on_connect=False
         )
         visitor.connection = wrapped
-        deadline = threading.Timer(
-            self._settings().listener.handshake_timeout_s, visitor.interrupt, (socket.SHUT_RDWR,)
-        )
-        deadline.daemon = True
-        deadline.start()
+        # A socket's timeout is an absolute limit of its handshake, whatever the pace (_ssl.c).
+        wrapped.settimeout(self._settings().listener.handshake_timeout_s)
         try:
             wrapped.do_handshake()
-        finally:
-            deadline.cancel()
+        except OSError as error:
+            words = tls_failure(error)
+            _log.warning("tls_handshake_failed", address=visitor.address, reason=words)
+            self._auditor.refused(f"TLS: {words}", address=visitor.address)
+            _let_read_alert(wrapped)
+            return None
+        return Caller(visitor.address, secure=True, certificate=PeerCertificate.of(wrapped))
 
     def _drain(self, grace_s: float) -> None:
         self._join(grace_s, waiting_for=lambda: any(v.associated for v in self._visitors()))
@@ -181,3 +201,15 @@ class AssociationServer:
         deadline = time.monotonic() + limit_s
         while waiting_for() and time.monotonic() < deadline:
             time.sleep(0.02)
+
+
+def _let_read_alert(connection: ssl.SSLSocket) -> None:
+    """Close in a way that leaves the peer our alert: a reset would take it away."""
+    deadline = time.monotonic() + _ALERT_S
+    raw = socket.socket  # the methods below TLS
+    with contextlib.suppress(OSError):
+        raw.shutdown(connection, socket.SHUT_WR)
+        while (left := deadline - time.monotonic()) > 0:
+            connection.settimeout(left)
+            if not raw.recv(connection, 4096):
+                return

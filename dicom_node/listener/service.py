@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+from dicom_node.audit import Auditor
 from dicom_node.errors import NodeError
 from dicom_node.ledger import open_ledger
+from dicom_node.listener.admission import Admission
 from dicom_node.listener.group_commit import GroupCommit
 from dicom_node.listener.server import AssociationServer, bind
 from dicom_node.listener.storage import Storage
 from dicom_node.listener.supervisor import Supervisor
+from dicom_node.listener.water_marks import WaterMarks
 from dicom_node.logs import get_logger
 from dicom_node.settings import NodeSettings
 from dicom_node.spool import Spool
+from dicom_node.tls import ServerContexts
 
-__all__ = ["PORT_FILE", "run_listener"]
+__all__ = ["PORT_FILE", "TLS_PORT_FILE", "run_listener"]
 
 _log = get_logger(__name__)
 PORT_FILE = "listener.port"
 """Under the state directory: the port that was bound, for whoever asked for any (port 0)."""
+TLS_PORT_FILE = "listener-tls.port"
+"""The same of the TLS port."""
 _GRACE_S = 10.0
 
 
@@ -61,23 +69,57 @@ def run_listener(
         # Schema and directories once, before anybody forks; errors come out where they are seen.
         open_ledger(settings.ledger_url).close()
         _spool(settings).prepare()
-        listening = bind(settings.listener.host, settings.listener.port)
+        if settings.tls.enabled:
+            ServerContexts(settings.tls)  # raises what is wrong with the files
+        doors = _doors(settings)
     except NodeError as error:
         _log.error("listener_not_started", error=str(error))
         return 1
-    host, port = listening.getsockname()[:2]
     _warn_if_open(settings)
-    _log.info("listening", host=host, port=port, ae_titles=list(settings.called_ae_titles))
+    for door in doors:
+        host, port = door.socket.getsockname()[:2]
+        titles = list(settings.called_ae_titles)
+        _log.info("listening", host=host, port=port, tls=door.secure, ae_titles=titles)
     count = processes or settings.listener.processes
-    if count == 1:
-        return _serve(listening, settings_source, stop.is_set)
+    auditor = Auditor(settings, "listen")
+    with auditor.running():
+        if count == 1:
+            return _serve(doors, settings_source, stop.is_set, auditor)
 
-    def serve_child(is_over: Callable[[], bool]) -> int:
-        return _serve(bind(host, port), settings_source, is_over)
+        def serve_child(is_over: Callable[[], bool]) -> int:
+            try:
+                again = [door.again() for door in doors]
+                return _serve(again, settings_source, is_over, auditor)
+            finally:
+                auditor.tell_held_back()
 
-    # The parent keeps the port bound, never listens, and holds no ledger connection.
-    with listening:
-        return Supervisor(serve_child, count, _GRACE_S + 5.0).run(stop)
+        # The parent keeps the ports bound, never listens, and holds no ledger connection.
+        with contextlib.ExitStack() as stack:
+            for door in doors:
+                stack.enter_context(door.socket)
+            return Supervisor(serve_child, count, _GRACE_S + 5.0).run(stop)
+
+
+@dataclass(frozen=True, slots=True)
+class _Door:
+    """A bound port, and whether TLS is spoken behind it."""
+
+    socket: socket.socket
+    secure: bool
+
+    def again(self) -> _Door:
+        """Return the same port bound once more, for a sister process."""
+        host, port = self.socket.getsockname()[:2]
+        return _Door(bind(host, port), self.secure)
+
+
+def _doors(settings: NodeSettings) -> list[_Door]:
+    doors = []
+    if not settings.tls.required:
+        doors.append(_Door(bind(settings.listener.host, settings.listener.port), secure=False))
+    if settings.tls.enabled:
+        doors.append(_Door(bind(settings.listener.host, settings.tls.port), secure=True))
+    return doors
 
 
 def _stop_on_signals() -> threading.Event:
@@ -88,17 +130,45 @@ def _stop_on_signals() -> threading.Event:
 
 
 def _serve(
-    listening: socket.socket,
+    doors: list[_Door],
     settings_source: Callable[[], NodeSettings],
     is_over: Callable[[], bool],
+    auditor: Auditor,
 ) -> int:
     settings = settings_source()
     spool = _spool(settings)
     with open_ledger(settings.ledger_url, supersede=settings.completion.supersede) as ledger:
-        storage = Storage(spool, ledger.intake, GroupCommit(spool, ledger.intake))
-        server = AssociationServer(listening, storage, settings_source)
-        _announce(settings.root / PORT_FILE, listening.getsockname()[1])
-        server.serve(is_over, _GRACE_S)
+        storage = Storage(
+            spool,
+            ledger.intake,
+            GroupCommit(spool, ledger.intake),
+            ledger.commitment_reports,
+            WaterMarks(spool),
+        )
+        admission = Admission()
+        servers = [
+            AssociationServer(
+                door.socket,
+                storage,
+                settings_source,
+                ssl_context=ServerContexts(settings.tls) if door.secure else None,
+                admission=admission,
+                auditor=auditor,
+            )
+            for door in doors
+        ]
+        for door in doors:
+            name = TLS_PORT_FILE if door.secure else PORT_FILE
+            _announce(settings.root / name, door.socket.getsockname()[1])
+        threads = [
+            threading.Thread(target=server.serve, args=(is_over, _GRACE_S))
+            for server in servers[1:]
+        ]
+        for thread in threads:
+            thread.start()
+        servers[0].serve(is_over, _GRACE_S)
+        for thread in threads:
+            thread.join()
     _log.info("listener_stopped", pid=os.getpid())
     return 0
 
@@ -124,10 +194,11 @@ def _warn_if_open(settings: NodeSettings) -> None:
             "EVERY CALLING AE TITLE IS ACCEPTED: anybody who reaches this port can store images; "
             "set listener.accept_unknown_callers = false and name the peers"
         )
-    if settings.listener.host not in ("127.0.0.1", "::1", "localhost"):
+    local = settings.listener.host in ("127.0.0.1", "::1", "localhost")
+    if not local and not settings.tls.required:
         _log.warning(
             "THE LISTENER IS REACHABLE FROM THE NETWORK without encryption; "
-            "keep it on a network that you trust",
+            "keep it on a network that you trust, or set tls.required",
             host=settings.listener.host,
         )
     if not any(peer.is_source for peer in settings.peers) and (

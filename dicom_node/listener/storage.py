@@ -6,20 +6,25 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Protocol
 
+from dicom_node.audit import Transfer
 from dicom_node.domain import Receipt, StoredInstance, is_legal_uid
 from dicom_node.errors import DatasetMismatch
 from dicom_node.header import InstanceHeader
 from dicom_node.header_reader import read_dataset_header
 from dicom_node.ledger import Arrival
-from dicom_node.listener.command_set import Command
+from dicom_node.listener.command_set import Command, CommandField
 from dicom_node.listener.contexts import CT_STORAGE
 from dicom_node.listener.group_commit import GroupCommit
 from dicom_node.listener.intake import Intake
 from dicom_node.listener.negotiation import AcceptedContext
+from dicom_node.listener.reports import CommitmentReports, ReportInProgress
 from dicom_node.listener.status import SOPClassNotSupported
+from dicom_node.listener.water_marks import WaterMarks
 from dicom_node.spool import IncomingFile, Spool
 
 __all__ = ["Dataset", "Session", "Storage"]
+
+_MOST_STUDIES = 1000  # of one association, that the audit trail tells apart
 
 
 class Dataset(Protocol):
@@ -45,15 +50,30 @@ class Storage:
     spool: Spool
     intake: Intake
     group_commit: GroupCommit
+    reports: CommitmentReports | None = None
+    marks: WaterMarks | None = None
 
 
 class Session:
     """The storage side of one association; the ledger hears of it at its first C-STORE."""
 
-    def __init__(self, storage: Storage, *, calling_ae: str, called_ae: str, address: str) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        *,
+        calling_ae: str,
+        called_ae: str,
+        address: str,
+        reporters: frozenset[str] = frozenset(),
+        max_resends: int = 0,
+    ) -> None:
         self._storage = storage
+        self._reporters = reporters  # names of the destinations that this caller is
+        self._max_resends = max_resends
         self._who = {"calling_ae": calling_ae, "called_ae": called_ae, "address": address}
         self._association_id: int | None = None
+        self.calling_ae = calling_ae
+        self.transfers: dict[str, Transfer] = {}  # study instance UID → what came of it
         self.receipts: Counter[str] = Counter()
         self._ignored: Counter[str] = Counter()
 
@@ -65,13 +85,17 @@ class Session:
         return self._association_id
 
     def begin(self, command: Command, context: AcceptedContext) -> Dataset:
-        """Prepare for the dataset of a C-STORE-RQ.
+        """Prepare for the dataset of a C-STORE-RQ or N-EVENT-REPORT-RQ.
 
         Raises
         ------
         ReceiveError
             The command alone is reason enough to refuse.
         """
+        if command.field == CommandField.N_EVENT_REPORT_RQ:
+            return ReportInProgress(
+                command, context, self._storage.reports, self._reporters, self._max_resends
+            )
         if command.sop_class_uid != context.abstract_syntax:
             raise SOPClassNotSupported("SOP Class UID is not that of the presentation context")
         if not is_legal_uid(command.sop_instance_uid):
@@ -88,6 +112,15 @@ class Session:
     def commit(self, arrival: Arrival) -> Receipt:
         """Make an arrival durable, with whatever other associations bring now."""
         return self._storage.group_commit.commit(arrival)
+
+    def note_transfer(self, header: InstanceHeader) -> None:
+        """Remember for the audit trail what was taken, of the studies that one route holds."""
+        uid = header.study_instance_uid
+        if uid not in self.transfers:
+            if len(self.transfers) >= _MOST_STUDIES:
+                uid = ""  # counted all the same, under no study
+            self.transfers.setdefault(uid, Transfer(uid, header.patient_id if uid else ""))
+        self.transfers[uid].sop_classes[header.sop_class_uid] += 1
 
     def forget(self, stored: StoredInstance) -> None:
         """Delete an instance that the ledger did not take."""
@@ -131,6 +164,7 @@ class _Kept:
         association_id = self._session.association_id
         stored = self._file.keep()
         receipt = self._session.commit(Arrival(association_id, header, stored))
+        self._session.note_transfer(header)
         if receipt is Receipt.OWN_OUTPUT:
             # One of our own results came back: nothing in the ledger refers to this copy.
             self._session.forget(stored)

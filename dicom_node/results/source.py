@@ -14,8 +14,8 @@ from pathlib import Path
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 
+from dicom_node.dataset_scan import BROKEN_DATASET
 from dicom_node.domain import is_legal_uid
 from dicom_node.errors import SeriesRejected
 from dicom_node.results.source_modules import PATIENT_AND_STUDY, TYPE_2
@@ -116,6 +116,13 @@ class SourceSeries:
             There is no instance, one cannot be read, lacks a legal UID, or two disagree about
             patient, study or series.
         """
+        try:
+            return cls._read(paths)
+        except BROKEN_DATASET as error:
+            raise SeriesRejected("The header of an instance is damaged.") from error
+
+    @classmethod
+    def _read(cls, paths: Sequence[Path]) -> SourceSeries:
         if not paths:
             raise SeriesRejected("The series has no instances.")
         first = _read(paths[0], None)
@@ -174,7 +181,7 @@ class SourceSeries:
 def _read(path: Path, keywords: list[str] | None) -> Dataset:
     try:
         return dcmread(path, stop_before_pixels=True, specific_tags=keywords)
-    except (InvalidDicomError, OSError, EOFError, ValueError) as error:
+    except (OSError, *BROKEN_DATASET) as error:
         raise SeriesRejected("An instance of the series cannot be read.") from error
 
 

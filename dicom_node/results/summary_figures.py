@@ -13,7 +13,13 @@ from dicom_node.results.page import ACCENT, CARD, DIM, INK, LINE, Page
 from dicom_node.results.typeface import text_width
 from inference.domain import DiseaseClass, Distribution, Findings
 
-__all__ = ["MOST_MARKED", "draw_class_bars", "draw_distribution", "draw_thumbnails"]
+__all__ = [
+    "MOST_MARKED",
+    "draw_class_bars",
+    "draw_distribution",
+    "draw_thumbnails",
+    "square_around",
+]
 
 MOST_MARKED = 4
 """Key slices that the page shows and marks in the profile."""
@@ -79,7 +85,7 @@ def draw_thumbnails(
     """Draw slices side by side, cropped to the lungs of the whole stack; return the y below."""
     count = max(len(indices), MOST_MARKED)
     side = (width - (count - 1) * _GAP) // count
-    window = _square_around(findings.lung_mask)
+    window = square_around(findings.lung_mask)
     for number, (index, (first, second)) in enumerate(zip(indices, captions, strict=True)):
         x = left + number * (side + _GAP)
         page.paste(painter.blend(index)[window], x, top, side, side)
@@ -153,7 +159,7 @@ def _rounded_up(value: float) -> float:
     return next((step for step in (0.05, 0.1, 0.2, 0.5) if value <= step), 1.0)
 
 
-def _square_around(lung: NDArray[np.bool_]) -> tuple[slice, slice]:
+def square_around(lung: NDArray[np.bool_]) -> tuple[slice, slice]:
     """Return the smallest square with all lung and a border, inside the picture."""
     area: NDArray[np.bool_] = np.any(lung, axis=0)
     rows, columns = np.flatnonzero(np.any(area, axis=1)), np.flatnonzero(np.any(area, axis=0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import struct
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,27 +10,12 @@ from typing import Any
 
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 
+from dicom_node.dataset_scan import BROKEN_DATASET
 from dicom_node.header import InstanceHeader
 from dicom_node.slice_geometry import Orientation, Vector
 
 __all__ = ["FrameGeometry", "FrameReader", "read_frames"]
-
-
-# What pydicom raises on one broken element or another; values are parsed when first looked at.
-_BROKEN_DATASET = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    InvalidDicomError,
-    LookupError,
-    NotImplementedError,
-    RecursionError,
-    TypeError,
-    ValueError,
-    struct.error,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +71,7 @@ def read_frames(path: Path) -> tuple[FrameGeometry, ...]:
         if error.errno is None:  # pydicom's own, for a file that ends too early
             return ()
         raise
-    except _BROKEN_DATASET:
+    except BROKEN_DATASET:
         return ()
 
 
@@ -133,7 +118,9 @@ def _first(dataset: Dataset, keyword: str) -> Dataset:
 def _numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
     value: Any = dataset.get(keyword)
     values = [] if value is None else [value] if count == 1 else list(value)
-    return tuple(float(item) for item in values) if len(values) == count else None
+    numbers = tuple(float(item) for item in values)
+    # FD holds infinities and what is no number; DS may be written so.
+    return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else None
 
 
 def _texts(value: Any) -> tuple[str, ...]:

@@ -217,7 +217,9 @@ def _slice(header: InstanceHeader, frame: FrameGeometry | None) -> Slice:
         height_mm=height_mm(position, normal),
         orientation=orientation,
         pixel_spacing=frame.pixel_spacing if frame else header.pixel_spacing,
-        slice_thickness_mm=frame.slice_thickness_mm if frame else header.slice_thickness_mm,
+        slice_thickness_mm=_plausible_mm(
+            frame.slice_thickness_mm if frame else header.slice_thickness_mm
+        ),
         matrix=(header.rows, header.columns),
         convolution_kernel=(frame.convolution_kernel if frame else "") or header.convolution_kernel,
         flavour=tuple(value.strip().upper() for value in image_type[2:]),
@@ -225,6 +227,11 @@ def _slice(header: InstanceHeader, frame: FrameGeometry | None) -> Slice:
         acquisition_number=frame.acquisition_number if frame else header.acquisition_number,
         instance_number=header.instance_number,
     )
+
+
+def _plausible_mm(thickness: float | None) -> float | None:
+    """None for a thickness that no slice has: zero, negative, above a decimetre, no number."""
+    return thickness if thickness is not None and 0 < thickness <= 100 else None
 
 
 def _frame_slices(
@@ -251,11 +258,11 @@ def _whole_instance(header: InstanceHeader) -> _Candidate:
     return _Candidate(
         sop_instance_uids=(header.sop_instance_uid,),
         slices=(),
-        slice_count=header.number_of_frames or 1,
+        slice_count=max(header.number_of_frames or 1, 1),
         coverage_mm=None,
         spacing_mm=None,
         gaps=0,
-        slice_thickness_mm=header.slice_thickness_mm,
+        slice_thickness_mm=_plausible_mm(header.slice_thickness_mm),
     )
 
 

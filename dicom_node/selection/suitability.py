@@ -69,6 +69,9 @@ _MAP_DESCRIPTION = re.compile(
 _PROJECTION_DESCRIPTION = re.compile(r"\b(mip|minip|vrt)\b", re.IGNORECASE)
 
 
+_FARTHEST_MM = 100_000.0  # from the origin of the patient's frame of reference: no scanner's table
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Unsuitable:
     """Why an image is not analysed.
@@ -144,6 +147,8 @@ def geometry_defect(position: Vector | None, orientation: Orientation | None) ->
     """Judge where a slice lies; None for an axial slice with a position."""
     if position is None or orientation is None:
         return Unsuitable("have no position or orientation in the patient", broken=True)
+    if not all(abs(value) <= _FARTHEST_MM for value in position):  # NaN, too
+        return Unsuitable("have an impossible position", broken=True)
     normal = slice_normal(orientation)
     if normal is None:
         return Unsuitable("have an orientation that is not a plane", broken=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import socket
+import ssl
+import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,6 +19,7 @@ from pynetdicom.sop_class import (
     PatientRootQueryRetrieveInformationModelFind,
     PatientRootQueryRetrieveInformationModelGet,
     PatientRootQueryRetrieveInformationModelMove,
+    StorageCommitmentPushModel,
     StudyRootQueryRetrieveInformationModelFind,
     StudyRootQueryRetrieveInformationModelGet,
     StudyRootQueryRetrieveInformationModelMove,
@@ -25,10 +27,12 @@ from pynetdicom.sop_class import (
 )
 
 from dicom_node.domain import is_legal_uid
+from dicom_node.simulated_pacs.behaviour import Behaviour, StoreRequest
+from dicom_node.simulated_pacs.commitment import CommitmentScp
 from dicom_node.simulated_pacs.holdings import Holdings
 from dicom_node.simulated_pacs.queries import LEVELS, answers, matching
 
-__all__ = ["Behaviour", "SimulatedPacs", "StoreRequest"]
+__all__ = ["SimulatedPacs"]
 
 _QUERY_MODELS = (
     PatientRootQueryRetrieveInformationModelFind,
@@ -38,60 +42,8 @@ _QUERY_MODELS = (
     StudyRootQueryRetrieveInformationModelGet,
     StudyRootQueryRetrieveInformationModelMove,
 )
+_A_ABORT = struct.pack(">BBLBBBB", 7, 0, 4, 0, 0, 0, 0)
 _KEPT_STATUSES = {0x0000, 0x0111, 0xB000, 0xB006, 0xB007}
-
-
-@dataclass(frozen=True, slots=True)
-class StoreRequest:
-    """A C-STORE request about to be answered.
-
-    Attributes
-    ----------
-    number : int
-        How many requests came before it, to this PACS.
-    abort : callable
-        Aborts the association in place of an answer.
-    """
-
-    number: int
-    calling_ae_title: str
-    sop_class_uid: str
-    sop_instance_uid: str
-    transfer_syntax_uid: str
-    abort: Callable[[], None]
-
-
-def _stored(_request: StoreRequest) -> int:
-    return 0x0000
-
-
-@dataclass(frozen=True, slots=True)
-class Behaviour:
-    """How the PACS behaves; by default, well.
-
-    Attributes
-    ----------
-    answers : callable
-        Status for each C-STORE. An instance is kept when the status is a success or a warning.
-        It may sleep first, or call ``request.abort()``.
-    known_ae_titles : tuple of str
-        Calling AE titles that are let in, empty: all.
-    check_called_ae_title : bool
-    sop_classes, transfer_syntaxes : tuple of str
-        Storage SOP classes and transfer syntaxes that are accepted, empty: all.
-    queries : bool
-        Whether C-FIND, C-GET and C-MOVE are offered.
-    move_destinations : dict of str to (str, int)
-        AE title -> host and port for C-MOVE.
-    """
-
-    answers: Callable[[StoreRequest], int] = _stored
-    known_ae_titles: tuple[str, ...] = ()
-    check_called_ae_title: bool = False
-    sop_classes: tuple[str, ...] = ()
-    transfer_syntaxes: tuple[str, ...] = ()
-    queries: bool = True
-    move_destinations: dict[str, tuple[str, int]] = field(default_factory=dict)
 
 
 class SimulatedPacs:
@@ -103,12 +55,18 @@ class SimulatedPacs:
         Where instances are kept, made if missing.
     port : int
         0 asks the system for a free one; see :attr:`port`.
+    ssl_context : ssl.SSLContext, optional
+        With it the port speaks TLS and nothing else.
+    watch : callable, optional
+        Gets a line for everything that happens.
 
     Attributes
     ----------
     holdings : Holdings
     requests : list of StoreRequest
         Every C-STORE request so far.
+    commitment : CommitmentScp
+        Its requests and reports so far.
     """
 
     def __init__(
@@ -119,17 +77,30 @@ class SimulatedPacs:
         host: str = "127.0.0.1",
         port: int = 0,
         behaviour: Behaviour | None = None,
+        watch: Callable[[str], None] = lambda _line: None,
+        ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self.ae_title = ae_title
         self.host = host
         self.holdings = Holdings(folder)
         self.requests: list[StoreRequest] = []
         self._behaviour = behaviour or Behaviour()
+        self._watch = watch
+        self._associations = 0
+        self._aborted_in_object = False
+        self._is_listening = True
+        self.commitment = CommitmentScp(ae_title, self.holdings, self._behaviour, watch)
         self._server: Any = self._ae().start_server(
             (host, port),
             block=False,
+            ssl_context=ssl_context,
             evt_handlers=[
-                (evt.EVT_CONN_OPEN, _no_delay),
+                (evt.EVT_CONN_OPEN, self._connected),
+                (evt.EVT_PDU_RECV, self._received),
+                (evt.EVT_ACCEPTED, self._accepted),
+                (evt.EVT_ABORTED, lambda _event: watch("association aborted by the peer")),
+                (evt.EVT_C_ECHO, self._echo),
+                (evt.EVT_N_ACTION, self.commitment.action),
                 (evt.EVT_C_STORE, self._store),
                 (evt.EVT_C_FIND, self._find),
                 (evt.EVT_C_GET, self._get),
@@ -144,7 +115,10 @@ class SimulatedPacs:
 
     def stop(self) -> None:
         """Stop listening and end every association."""
-        self._server.shutdown()
+        self.commitment.stop()
+        if self._is_listening:
+            self._is_listening = False
+            self._server.shutdown()
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -176,9 +150,58 @@ class SimulatedPacs:
                 )
         for model in _QUERY_MODELS if behaviour.queries else ():
             ae.add_supported_context(model)
+        if behaviour.commitment.offered:
+            ae.add_supported_context(StorageCommitmentPushModel)
         return ae
 
+    # -- associations ---------------------------------------------------------------------------
+
+    def _connected(self, event: Any) -> None:
+        event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        rejection = self._behaviour.rejection
+        number, self._associations = self._associations, self._associations + 1
+        if rejection is None or number >= self._behaviour.reject_first:
+            return
+        association = event.assoc
+
+        def reject() -> None:
+            result, source, reason = rejection
+            self._watch(f"association rejected: result {result}, source {source}, reason {reason}")
+            association.acse.send_reject(result, source, reason)
+            association.kill()
+
+        # pynetdicom decides by itself whom it rejects, and why; here it is told.
+        association.acse.negotiate_association = reject
+
+    def _accepted(self, event: Any) -> None:
+        requestor = event.assoc.requestor
+        self._watch(f"association accepted: {requestor.ae_title} from {requestor.address}")
+
+    def _received(self, event: Any) -> None:
+        if self._aborted_in_object or len(self.requests) != self._behaviour.abort_in_object:
+            return
+        items = getattr(event.pdu, "presentation_data_value_items", ())
+        if any(not item.presentation_data_value[0] & 0x01 for item in items):  # a data set's piece
+            self._aborted_in_object = True
+            self._watch(f"hangs up inside object {len(self.requests)}")
+            event.assoc.dul.socket.send(_A_ABORT)
+            event.assoc.dul.socket.close()
+
+    def _echo(self, event: Any) -> int:
+        self._watch(f"C-ECHO {event.assoc.requestor.ae_title} -> 0x0000")
+        return 0x0000
+
+    # -- C-STORE, C-FIND, C-GET, C-MOVE -----------------------------------------------------------
+
     def _store(self, event: Any) -> int:
+        status = self._stored(event)
+        self._watch(
+            f"C-STORE {event.assoc.requestor.ae_title} {event.request.AffectedSOPInstanceUID} "
+            f"-> 0x{status:04X}"
+        )
+        return status
+
+    def _stored(self, event: Any) -> int:
         request = StoreRequest(
             number=len(self.requests),
             calling_ae_title=str(event.assoc.requestor.ae_title).strip(),
@@ -193,6 +216,9 @@ class SimulatedPacs:
             return status
         if not is_legal_uid(request.sop_instance_uid):
             return 0xA900
+        if self._behaviour.loses(request):
+            self._watch(f"loses {request.sop_instance_uid}")
+            return status
         try:
             self.holdings.keep(request.sop_instance_uid, event.encoded_dataset())
         except OSError:
@@ -202,6 +228,11 @@ class SimulatedPacs:
         return status
 
     def _find(self, event: Any) -> Iterator[tuple[int, Dataset | None]]:
+        level = event.identifier.get("QueryRetrieveLevel", "")
+        self._watch(f"C-FIND {event.assoc.requestor.ae_title} at level {level}")
+        if level == "IMAGE" and not self._behaviour.image_level:
+            yield 0xA900, None
+            return
         try:
             for answer in answers(self.holdings, event.identifier):
                 if event.is_cancelled:
@@ -242,7 +273,3 @@ class SimulatedPacs:
                 yield 0xFE00, None
                 return
             yield 0xFF00, dcmread(instance.path)
-
-
-def _no_delay(event: Any) -> None:
-    event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

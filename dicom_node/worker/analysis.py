@@ -25,6 +25,7 @@ from dicom_node.settings import NodeSettings
 from dicom_node.worker.pipeline import Progress, Reading, read_series
 from inference.analyzer import Analyzer
 from inference.errors import NotAChestCt, SeriesError
+from inference.pixel_file import PixelReader
 
 __all__ = ["AnalysisWorker", "configuration_digest"]
 
@@ -43,14 +44,21 @@ class AnalysisWorker:
     ledger : Ledger
     analyzer : Analyzer
         The loaded model.
+    pixels : PixelReader
+        Decodes the instances' pixel data: a :class:`~inference.decoder_pool.DecoderPool`.
     """
 
     def __init__(
-        self, settings: Callable[[], NodeSettings], ledger: Ledger, analyzer: Analyzer
+        self,
+        settings: Callable[[], NodeSettings],
+        ledger: Ledger,
+        analyzer: Analyzer,
+        pixels: PixelReader,
     ) -> None:
         self._settings = settings
         self._ledger = ledger
         self._analyzer = analyzer
+        self._pixels = pixels
         self._owner = this_owner()
 
     def run(self, analysis_id: int) -> None:
@@ -88,6 +96,7 @@ class AnalysisWorker:
         reading = read_series(
             [settings.spool_dir / path for _, path in claim.instances],
             self._analyzer,
+            self._pixels,
             out_dir,
             settings.results,
             context,

@@ -13,6 +13,7 @@ from dicom_node.results.source import SourceSeries
 from dicom_node.results.writer import write_results
 from inference.analyzer import Analyzer
 from inference.domain import Findings
+from inference.pixel_file import PixelReader
 from inference.volume import load_volume
 
 __all__ = ["Progress", "Reading", "read_series"]
@@ -41,6 +42,7 @@ class Reading:
 def read_series(
     instances: Sequence[Path],
     analyzer: Analyzer,
+    pixels: PixelReader,
     out_dir: Path,
     options: ResultOptions,
     context: ResultContext,
@@ -57,6 +59,8 @@ def read_series(
         The instances of the stack, in any order.
     analyzer : Analyzer
         The loaded model.
+    pixels : PixelReader
+        Decodes the instances' pixel data.
     out_dir : Path
         Where the DICOM objects go.
     options, context
@@ -74,7 +78,7 @@ def read_series(
     """
     progress("decode", 0, len(instances))
     crash_point("worker.in_decode")
-    volume = load_volume(instances, frames=frames, progress=progress)
+    volume = load_volume(instances, frames=frames, pixels=pixels, progress=progress)
     source = SourceSeries.read(instances)
 
     findings = analyzer.analyze(volume, progress=progress, slice_level=slice_level)

@@ -362,18 +362,21 @@ def test_a_dead_sender_loses_its_shipment(ledger: Ledger, clock: Clock) -> None:
 def test_nothing_is_purged_before_it_is_delivered(ledger: Ledger, clock: Clock) -> None:
     analysed(ledger, "pacs")
     clock.now += 100
-    assert ledger.worklist.purgeable(50) == []
+    assert ledger.retention.purgeable(50, without_proof_s=0.0) == []
     [shipment] = ledger.shipments.due(5)
     claim = ledger.shipments.claim(shipment, "x", 60)
     assert claim is not None
     for item in claim.pending:
         ledger.shipments.record(claim, item.delivery_id, DeliveryEvent.ACCEPTED, lease_s=60)
     ledger.shipments.release(claim, retry_in_s=0)
-    assert ledger.worklist.purgeable(500) == []
-    purgeable = ledger.worklist.purgeable(50)
+    assert ledger.retention.purgeable(500, without_proof_s=0.0) == []
+    assert ledger.retention.purgeable(50) == []  # sent, and nothing proves that it is held
+    purgeable = ledger.retention.purgeable(50, without_proof_s=0.0)
     assert len(purgeable) == 3
-    ledger.worklist.note_purged([item.instance_id for item in purgeable])
-    assert ledger.worklist.purgeable(50) == []
+    assert ledger.retention.unknown({item.digest for item in purgeable} | {"f" * 64}) == {"f" * 64}
+    assert ledger.retention.purge(50, without_proof_s=0.0) == purgeable
+    assert ledger.retention.purge(50, without_proof_s=0.0) == []
+    assert len(ledger.retention.unknown({item.digest for item in purgeable})) == 3
     assert ledger.intake.record_instances([arrival(associate(ledger), 1)]) == [Receipt.DUPLICATE]
 
 

@@ -279,7 +279,7 @@ def test_a_reader_of_nothing_blocks_nobody(node: ListeningNode) -> None:
 
 @pytest.fixture
 def tls_server(tmp_path: Path) -> Iterator[tuple[int, ssl.SSLContext]]:
-    """The server class with TLS, in this process: the settings for it come with a later version."""
+    """The server class with TLS, in this process; test_tls.py has it as a node is configured."""
     certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
@@ -300,7 +300,9 @@ def tls_server(tmp_path: Path) -> Iterator[tuple[int, ssl.SSLContext]]:
     over = threading.Event()
     with open_ledger(settings.ledger_url) as ledger:
         storage = Storage(spool, ledger.intake, GroupCommit(spool, ledger.intake))
-        server = AssociationServer(listening, storage, lambda: settings, ssl_context=context)
+        server = AssociationServer(
+            listening, storage, lambda: settings, ssl_context=lambda: context
+        )
         thread = threading.Thread(target=server.serve, args=(over.is_set, 1.0))
         thread.start()
         yield port, ssl.create_default_context(cafile=str(certificate))

@@ -42,9 +42,13 @@ superseded
 DELIVERY = """
 waiting           accepted→sent  transient→waiting  permanent→parked  bad_object→quarantined  \
 give_up→expired
-sent              commit_asked→commit_requested
-commit_requested  commit_success→committed  commit_failure→waiting
+sent              commit_asked→commit_requested  commit_success→committed  commit_failure→waiting  \
+commit_exhausted→commit_failed  found→verified
+commit_requested  commit_success→committed  commit_failure→waiting  commit_unanswered→sent  \
+commit_exhausted→commit_failed
 committed
+verified          commit_success→committed
+commit_failed     commit_success→committed  retry→waiting
 parked            retry→waiting
 quarantined       retry→waiting
 expired           retry→waiting
@@ -88,4 +92,4 @@ def test_the_hand_written_tables_name_every_state_and_no_other() -> None:
 
 
 def test_all_pairs_were_tried() -> None:
-    assert len(PAIRS) == 6 * 6 + 7 * 9 + 7 * 9
+    assert len(PAIRS) == 6 * 6 + 7 * 9 + 9 * 12

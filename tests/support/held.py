@@ -38,7 +38,10 @@ def assert_exactly_one_result_set(pacs: Orthanc, ledger_url: str, series_uid: st
             .join(t.analyses, t.analyses.c.id == t.objects.c.analysis_id)
             .join(t.revisions, t.revisions.c.id == t.analyses.c.revision_id)
             .join(t.series, t.series.c.id == t.revisions.c.series_id)
-            .where(t.series.c.series_instance_uid == series_uid, t.deliveries.c.state == "sent")
+            .where(
+                t.series.c.series_instance_uid == series_uid,
+                t.deliveries.c.state.in_(["sent", "commit_requested", "committed", "verified"]),
+            )
         ).all()
     held = our_objects(pacs)
     uids = [str(item.SOPInstanceUID) for item in held]

@@ -35,6 +35,10 @@ class Node:
         Destinations, called ``pacs``, ``pacs2``, …; the first is asked by C-FIND when `query`.
     ledger_url, broker_url : str
         Empty: the embedded defaults.
+    lease_s : float
+        Of analyses and deliveries.
+    peer_options : str
+        Further lines of TOML for each destination.
     """
 
     ae_title = "M3LUNG"
@@ -49,6 +53,8 @@ class Node:
         broker_url: str = "",
         query: bool = False,
         retry_s: float = 0.5,
+        lease_s: float = 120.0,
+        peer_options: str = "",
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
@@ -58,6 +64,7 @@ class Node:
         destinations = "\n".join(
             f'[[peers]]\nname = "pacs{number or ""}"\nae_title = "{peer.ae_title}"\n'
             f'host = "127.0.0.1"\nport = {peer.dicom_port}\nquery = {str(query).lower()}\n'
+            f"{peer_options}\n"
             for number, peer in enumerate(pacs)
         )
         self.config.write_text(
@@ -72,11 +79,13 @@ url = "{ledger_url}"
 url = "{broker_url}"
 [analysis]
 bundle = "{bundle}"
+lease_s = {lease_s}
 [completion]
 settle_s = 1.0
 quiet_period_s = 6.0
 study_settle_s = 0.2
 [delivery]
+lease_s = {lease_s}
 retry_first_s = {retry_s}
 retry_cap_s = {4 * retry_s}
 breaker_failures = 1
@@ -207,9 +216,12 @@ roles = ["source"]
         )
 
 
+_HELD = {"sent", "commit_requested", "committed", "verified"}
+
+
 def _delivered(status: SeriesStatus) -> bool:
     return (
         status.analysis_state == "done"
         and bool(status.deliveries)
-        and all(set(item.states) <= {"sent", "committed"} for item in status.deliveries)
+        and all(set(item.states) <= _HELD for item in status.deliveries)
     )

@@ -109,6 +109,10 @@ class Orthanc(Server):
         """Store one DICOM file by REST; return its Orthanc id."""
         return str(json.loads(self._request("POST", "/instances", content))["ID"])
 
+    def delete(self, instance: str) -> None:
+        """Delete an instance by its Orthanc id."""
+        self._request("DELETE", f"/instances/{instance}")
+
     # What it holds --------------------------------------------------------------------------------
 
     def instance_count(self) -> int:

@@ -1,4 +1,4 @@
-"""What the system tests share: a small bundle and a short synthetic series."""
+"""What the system tests share: a short synthetic series."""
 
 from __future__ import annotations
 
@@ -7,23 +7,6 @@ from pathlib import Path
 import pytest
 
 from support.synthetic_ct import synthetic_series
-
-
-@pytest.fixture(scope="session")
-def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained bundle that reads a slice in milliseconds: the paper's wiring, fewer layers."""
-    from inference.bundle import make_untrained_bundle
-    from inference.lung_crop import CropParameters
-    from inference.slice_net import SliceNetParameters
-
-    folder = tmp_path_factory.mktemp("bundle") / "small"
-    make_untrained_bundle(
-        folder,
-        seed=0,
-        slice_net=SliceNetParameters(backbone="resnet18"),
-        crop=CropParameters(input_size=128),
-    )
-    return folder
 
 
 @pytest.fixture

@@ -71,9 +71,13 @@ def test_an_administrators_questions(
         table = m3lung("status", *config).stdout
         assert "objects sent" in " ".join(table.split())
 
-        dry = m3lung("purge", "--older-than-days", "0", "--dry-run", *config)
+        unproven = m3lung("purge", "--older-than-days", "0", *config)
+        assert unproven.stdout.startswith("0 images")
+        assert "are kept" in unproven.stderr
+        policy = ("--older-than-days", "0", "--without-proof-days", "0")
+        dry = m3lung("purge", *policy, "--dry-run", *config)
         assert dry.stdout.startswith(f"{len(chest_series)} images")
-        assert m3lung("purge", "--older-than-days", "0", *config).returncode == 0
+        assert m3lung("purge", *policy, *config).returncode == 0
         assert not list((tmp_path / "node/state/spool/instances").rglob("*.dcm"))
         # What was purged is still known: sending it again has no effect.
         assert node.send(chest_series).returncode == 0

@@ -1,0 +1,52 @@
+"""The one configuration document: ``node.toml``, read once, frozen, passed in.
+
+Found in this order: ``--config``, ``M3LUNG_CONFIG``, ``./node.toml``,
+``~/.config/m3lung/node.toml``; without any of them the defaults hold (loopback only, nobody
+is known, everything under ``~/.local/share/m3lung``). Environment variables override single
+fields, for secrets above all: ``M3LUNG_LEDGER__URL=postgresql+psycopg://…``.
+
+Nothing that changes a prediction stands here: that belongs to the model bundle.
+"""
+
+from __future__ import annotations
+
+from dicom_node.settings.document import SettingsSource, find_config, load_settings
+from dicom_node.settings.node import NodeSettings
+from dicom_node.settings.peer import Peer, PeerRole
+from dicom_node.settings.sections import (
+    AnalysisSettings,
+    AuditSettings,
+    BrokerSettings,
+    CommitmentSettings,
+    CompletionSettings,
+    DeliverySettings,
+    LedgerSettings,
+    ListenerSettings,
+    ResultSettings,
+    RetentionSettings,
+    SelectionSettings,
+    SupersedePolicy,
+    TLSSettings,
+)
+
+__all__ = [
+    "AnalysisSettings",
+    "AuditSettings",
+    "BrokerSettings",
+    "CommitmentSettings",
+    "CompletionSettings",
+    "DeliverySettings",
+    "LedgerSettings",
+    "ListenerSettings",
+    "NodeSettings",
+    "Peer",
+    "PeerRole",
+    "ResultSettings",
+    "RetentionSettings",
+    "SelectionSettings",
+    "SettingsSource",
+    "SupersedePolicy",
+    "TLSSettings",
+    "find_config",
+    "load_settings",
+]

@@ -1,0 +1,120 @@
+"""The whole document."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from dicom_node.domain import AETitle
+from dicom_node.errors import ConfigurationError
+from dicom_node.settings.peer import Peer
+from dicom_node.settings.sections import (
+    AnalysisSettings,
+    AuditSettings,
+    BrokerSettings,
+    CommitmentSettings,
+    CompletionSettings,
+    DeliverySettings,
+    LedgerSettings,
+    ListenerSettings,
+    ResultSettings,
+    RetentionSettings,
+    SelectionSettings,
+    TLSSettings,
+)
+
+__all__ = ["NodeSettings"]
+
+
+class NodeSettings(BaseSettings):
+    """Everything the node is told. See the module's docstring for where it comes from."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix="M3LUNG_", env_nested_delimiter="__"
+    )
+
+    ae_title: AETitle = "M3LUNG"  # ours, calling and called
+    state_dir: Path = Path("~/.local/share/m3lung")  # everything that is kept
+    log_level: Literal["debug", "info", "warning", "error"] = "info"  # of every process
+    listener: ListenerSettings = ListenerSettings()
+    tls: TLSSettings = TLSSettings()
+    audit: AuditSettings = AuditSettings()
+    ledger: LedgerSettings = LedgerSettings()
+    broker: BrokerSettings = BrokerSettings()
+    completion: CompletionSettings = CompletionSettings()
+    selection: SelectionSettings = SelectionSettings()
+    analysis: AnalysisSettings = AnalysisSettings()
+    results: ResultSettings = ResultSettings()
+    delivery: DeliverySettings = DeliverySettings()
+    commitment: CommitmentSettings = CommitmentSettings()
+    retention: RetentionSettings = RetentionSettings()
+    peers: tuple[Peer, ...] = ()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment over document: that is where secrets come from."""
+        return env_settings, init_settings
+
+    @model_validator(mode="after")
+    def _peers_are_distinct(self) -> NodeSettings:
+        names = [peer.name for peer in self.peers]
+        if len(set(names)) != len(names):
+            raise ValueError("peers: every name may stand once")
+        for peer in self.peers:
+            own = {self.ae_title, *self.listener.called_ae_titles}
+            if peer.is_destination and peer.ae_title in own and peer.port == self.listener.port:
+                raise ValueError(f"peers.{peer.name}: this is the node itself; results would loop")
+            if peer.tls and not self.tls.enabled:
+                raise ValueError(
+                    f"peers.{peer.name}: tls needs our own certificate, key and ca under [tls]"
+                )
+        return self
+
+    @property
+    def root(self) -> Path:
+        """State directory, absolute."""
+        return self.state_dir.expanduser().absolute()
+
+    @property
+    def ledger_url(self) -> str:
+        """SQLAlchemy URL of the ledger."""
+        return self.ledger.url or f"sqlite:///{self.root / 'ledger.sqlite3'}"
+
+    @property
+    def spool_dir(self) -> Path:
+        """Received instances."""
+        return self.root / "spool"
+
+    @property
+    def results_dir(self) -> Path:
+        """Written results."""
+        return self.root / "results"
+
+    @property
+    def called_ae_titles(self) -> tuple[str, ...]:
+        """AE titles we answer to."""
+        return self.listener.called_ae_titles or (self.ae_title,)
+
+    def peer(self, name: str) -> Peer:
+        """Return the peer called `name`.
+
+        Raises
+        ------
+        ConfigurationError
+            There is none; the text lists those there are.
+        """
+        for peer in self.peers:
+            if peer.name == name:
+                return peer
+        known = ", ".join(peer.name for peer in self.peers) or "none"
+        raise ConfigurationError(f"no peer is called {name!r}; known: {known}")

@@ -1,0 +1,123 @@
+"""A peer: an application entity the node talks to."""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from dicom_node.domain import AETitle, ObjectKind
+from dicom_node.settings.sections import Port, Section
+
+__all__ = ["Peer", "PeerRole"]
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text.strip(), strict=False))
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is neither an address nor a network such as 10.0.0.0/24"
+        ) from None
+
+
+def _fingerprint(text: str) -> str:
+    plain = text.replace(":", "").replace(" ", "").lower()
+    if not re.fullmatch(r"[0-9a-f]{64}", plain):
+        raise ValueError("a SHA-256 fingerprint has 64 hexadecimal digits (m3lung certs show FILE)")
+    return plain
+
+
+Network = Annotated[str, AfterValidator(_network)]
+Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
+
+
+class PeerRole(enum.StrEnum):
+    """What a peer may do here."""
+
+    SOURCE = "source"  # may send to us
+    DESTINATION = "destination"  # gets results
+
+
+class Peer(Section):
+    """A DICOM application entity that we know.
+
+    Attributes
+    ----------
+    name : str
+        What commands and the ledger call it: lower case, digits, ``_`` and ``-``.
+    ae_title : str
+        Its own AE title.
+    host : str
+        Name or address of its machine.
+    port : int
+        TCP port of its DICOM service.
+    roles : tuple of PeerRole
+        A source may send to us, a destination gets results.
+    enabled : bool
+        False: known, but neither heard nor served.
+    outputs : tuple of ObjectKind
+        What a destination gets.
+    query : bool
+        Whether a source answers C-FIND at series level, which tells how many images a series has.
+    compress : {"none", "lossless", "jpeg"}
+        Transfer syntax offered first for overlays; uncompressed is always offered beside it.
+    commitment : {"none", "request"}
+        Whether a destination is asked to commit to what it accepted (storage commitment).
+    verify : {"none", "c-find"}
+        Whether a destination is asked by C-FIND what it holds, where commitment is not asked for
+        or stays without a report.
+    addresses : tuple of str
+        Addresses and networks it may call from; empty: any.
+    tls : bool
+        Whether it speaks TLS, both ways. Then a plain association under its title is refused.
+    certificate_sha256 : tuple of str
+        Fingerprints of its certificate; two while it is being renewed.
+    certificate_name : str
+        Without fingerprint: the name its certificate has to carry; empty: its host.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
+    ae_title: AETitle
+    host: str = "127.0.0.1"
+    port: Port = 104
+    roles: tuple[PeerRole, ...] = (PeerRole.SOURCE, PeerRole.DESTINATION)
+    enabled: bool = True
+    query: bool = False
+    outputs: tuple[ObjectKind, ...] = tuple(ObjectKind)
+    compress: Literal["none", "lossless", "jpeg"] = "lossless"
+    commitment: Literal["none", "request"] = "none"
+    verify: Literal["none", "c-find"] = "none"
+    addresses: tuple[Network, ...] = ()
+    tls: bool = False
+    certificate_sha256: tuple[Fingerprint, ...] = ()
+    certificate_name: str = ""
+
+    @model_validator(mode="after")
+    def _certificate_needs_tls(self) -> Peer:
+        if not self.tls and (self.certificate_sha256 or self.certificate_name):
+            raise ValueError("a certificate is of use with tls = true only")
+        return self
+
+    @property
+    def is_source(self) -> bool:
+        """Whether it may send to us now."""
+        return self.enabled and PeerRole.SOURCE in self.roles
+
+    @property
+    def is_destination(self) -> bool:
+        """Whether it gets results now."""
+        return self.enabled and PeerRole.DESTINATION in self.roles
+
+    @property
+    def may_report(self) -> bool:
+        """Whether it may open an association to report on storage commitment."""
+        return self.is_destination and self.commitment == "request"
+
+    @property
+    def owes_proof(self) -> bool:
+        """Whether it is asked to prove that it holds what it accepted."""
+        return self.is_destination and (self.commitment != "none" or self.verify != "none")

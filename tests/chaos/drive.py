@@ -73,6 +73,11 @@ class Sending:
         if self._thread.is_alive() or self._open:
             raise TimeoutError(f"{len(self._open)} images were not acknowledged")
 
+    def send_all(self) -> None:
+        """Send until everything is acknowledged, and return."""
+        self.begin()
+        self.finish()
+
     def _until_acknowledged(self) -> None:
         deadline = time.monotonic() + 100.0
         while self._open and time.monotonic() < deadline:

@@ -114,8 +114,7 @@ def _sender_aborts(chaos: Chaos, sending: Sending, dice: random.Random) -> bool:
     files = sending.files
     sending.send(files[: dice.randint(1, len(files) - 1)])
     time.sleep(dice.uniform(0.0, 3.0))
-    sending.begin()
-    sending.finish()
+    sending.send_all()
     return True
 
 

@@ -183,10 +183,7 @@ class _JointTask:
         self.checkpoint_steps = recipe.checkpoint_steps
         self._cache, self._recipe, self._processes = cache, recipe, processes
         self._window = WindowParameters()
-        self._patients = cache.patients_of("train")
-        self._validation = cache.patients_of("validation")
-        if not self._patients or not self._validation:
-            raise CacheError(f"{cache.directory} has no training or no validation patients")
+        self._patients, self._validation = cache.learning_patients()
 
     def batches(self, epoch: int) -> list[NDArray[np.int64]]:
         recipe = self._recipe

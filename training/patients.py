@@ -20,7 +20,7 @@ from inference.slice_net import SliceNet
 from training.cohort.cache import CachedPatient, CohortCache
 from training.draw import draw_epoch, sample_rng
 from training.durable import file_digest
-from training.errors import CacheError, CheckpointError
+from training.errors import CheckpointError
 from training.features import PatientFeatures, slice_features
 from training.loop import TrainingProgress, fit
 from training.processes import Processes, join_processes
@@ -28,7 +28,15 @@ from training.recipe import PatientRecipe, SliceRecipe, read_recipe, recipe_json
 from training.run_folder import BEST, RunFolder, RunRecord, cache_record, load_weights, read_record
 from training.slice_validation import area_under_curve, balanced_accuracy
 
-__all__ = ["PatientBatch", "load_slice_net", "pad_features", "patient_metrics", "train_patients"]
+__all__ = [
+    "PatientBatch",
+    "PatientTask",
+    "load_slice_net",
+    "pad_features",
+    "patient_metrics",
+    "patient_optimizer",
+    "train_patients",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +122,12 @@ def train_patients(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             patient_net = PatientNet(parameters).to(processes.device)
-        task = _PatientTask(cache, recipe, patient_net, features, processes)
+        task = PatientTask(cache, recipe, patient_net, features, processes)
         document = recipe_json(replace(recipe, net=parameters))
         record = RunRecord("patients", document, cache_record(cache), start)
         run = RunFolder(out, record, writes=processes.is_first)
         processes.wait()
-        optimizer = _optimizer(recipe, patient_net)
+        optimizer = patient_optimizer(recipe, patient_net)
         return fit(task, optimizer, run, processes, progress=progress)
 
 
@@ -146,7 +154,8 @@ def _features(
     return read(patients=wanted)
 
 
-def _optimizer(recipe: PatientRecipe, net: nn.Module) -> torch.optim.Optimizer:
+def patient_optimizer(recipe: PatientRecipe, net: nn.Module) -> torch.optim.Optimizer:
+    """Return the recipe's optimizer over the parameters of `net`."""
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(
             net.parameters(), lr=recipe.schedule.lr, weight_decay=recipe.weight_decay
@@ -199,7 +208,7 @@ def patient_metrics(labels: NDArray[np.int64], logits: Tensor) -> tuple[dict[str
     return metrics, accuracy - 0.001 * min(loss, 10.0)
 
 
-class _PatientTask:
+class PatientTask:
     """The patient network as a task of :func:`training.loop.fit`."""
 
     def __init__(
@@ -214,12 +223,10 @@ class _PatientTask:
         self.stages, self.schedule = recipe.stages, recipe.schedule
         self.checkpoint_steps = recipe.checkpoint_steps
         self._recipe, self._features, self._processes = recipe, features, processes
-        self._patients = cache.patients_of("train")
-        self._validation = cache.patients_of("validation")
-        if not self._patients or not self._validation:
-            raise CacheError(f"{cache.directory} has no training or no validation patients")
+        self._patients, self._validation = cache.learning_patients()
 
     def batches(self, epoch: int) -> list[NDArray[np.int64]]:
+        """Patients of each step."""
         recipe = self._recipe
         return draw_epoch(
             [int(patient.label) for patient in self._patients],
@@ -231,6 +238,7 @@ class _PatientTask:
         )
 
     def load(self, epoch: int, positions: range, indices: NDArray[np.int64]) -> PatientBatch:
+        """Make one batch: features of a random window mix, some slices left out."""
         chosen = [self._patients[index] for index in indices]
         drawn = [
             self._draw(patient, sample_rng(self._recipe.seed, epoch, position))
@@ -255,6 +263,7 @@ class _PatientTask:
     def backward(
         self, net: nn.Module, batch: PatientBatch, scale: Callable[[Tensor], Tensor]
     ) -> Tensor:
+        """Cross-entropy of a batch, its gradients added up."""
         device = self._processes.device
         with self._processes.autocast():
             logits = net(batch.features.to(device), batch.valid.to(device))
@@ -265,9 +274,11 @@ class _PatientTask:
         return loss.detach()[None]
 
     def loss_names(self) -> tuple[str, ...]:
+        """Names of what :meth:`backward` returns."""
         return ("loss",)
 
     def validate(self) -> tuple[dict[str, float], float]:
+        """Metrics on the validation patients, and the score that chooses the best weights."""
         logits = []
         for patient in self._validation:
             features = self._features[patient.patient_id].features
@@ -277,10 +288,12 @@ class _PatientTask:
         return patient_metrics(labels, torch.cat(logits))
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
+        """Nothing to do."""
         return {}
 
     def state(self) -> dict[str, Any]:
+        """Nothing beside the weights."""
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:
-        pass
+        """Nothing beside the weights."""

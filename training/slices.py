@@ -169,10 +169,7 @@ class _SliceTask:
         self.checkpoint_steps = recipe.checkpoint_steps
         self._cache, self._recipe, self._processes = cache, recipe, processes
         self._window = WindowParameters()
-        self._patients = cache.patients_of("train")
-        self._validation = cache.patients_of("validation")
-        if not self._patients or not self._validation:
-            raise CacheError(f"{cache.directory} has no training or no validation patients")
+        self._patients, self._validation = cache.learning_patients()
         for stage in recipe.stages:
             if stage.size > cache.size:
                 raise CacheError(f"{cache.directory} holds {cache.size} px, less than {stage.size}")

@@ -17,7 +17,7 @@ from training.cohort.cache import CohortCache
 from training.durable import file_digest
 from training.features import slice_features
 from training.loop import TrainingProgress, fit
-from training.patients import _optimizer, _PatientTask
+from training.patients import PatientTask, patient_optimizer
 from training.processes import join_processes
 from training.recipe import PatientRecipe, recipe_json
 from training.run_folder import BEST, RunFolder, RunRecord, cache_record
@@ -91,9 +91,9 @@ def train_max_pooling(
             torch.manual_seed(recipe.seed)
             head = MaxPoolingNet(net.feature_size, parameters.reduced_size).to(processes.device)
         # The task asks nothing of the network but (features, valid) -> logits.
-        task = _PatientTask(cache, recipe, head, features, processes)  # type: ignore[arg-type]
+        task = PatientTask(cache, recipe, head, features, processes)  # type: ignore[arg-type]
         document = recipe_json(replace(recipe, net=parameters))
         start = {"slices": file_digest(slices / BEST)}
         record = RunRecord("patients max pooling", document, cache_record(cache), start)
         run = RunFolder(out, record, writes=processes.is_first)
-        return fit(task, _optimizer(recipe, head), run, processes, progress=progress)
+        return fit(task, patient_optimizer(recipe, head), run, processes, progress=progress)

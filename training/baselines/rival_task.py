@@ -19,7 +19,6 @@ from training.baselines.recipe import BaselineRecipe
 from training.baselines.volumes import network_input, resample_volume
 from training.cohort.cache import CachedPatient, CohortCache
 from training.draw import draw_epoch, sample_rng
-from training.errors import CacheError
 from training.patients import patient_metrics
 from training.processes import Processes
 
@@ -65,10 +64,7 @@ class RivalTask:
         self.stages, self.schedule = recipe.stages, recipe.schedule
         self.checkpoint_steps = recipe.checkpoint_steps
         self._cache, self._recipe, self._processes = cache, recipe, processes
-        self._patients = cache.patients_of("train")
-        self._validation = cache.patients_of("validation")
-        if not self._patients or not self._validation:
-            raise CacheError(f"{cache.directory} has no training or no validation patients")
+        self._patients, self._validation = cache.learning_patients()
 
     def batches(self, epoch: int) -> list[NDArray[np.int64]]:
         """Patients of each step."""

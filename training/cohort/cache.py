@@ -179,6 +179,19 @@ class CohortCache:
         """Patients of one part of the split, in the cohort's order."""
         return tuple(patient for patient in self.patients if patient.split == part)
 
+    def learning_patients(self) -> tuple[tuple[CachedPatient, ...], tuple[CachedPatient, ...]]:
+        """Patients that train and patients that validate.
+
+        Raises
+        ------
+        CacheError
+            There are none of the one or of the other.
+        """
+        train, validation = self.patients_of("train"), self.patients_of("validation")
+        if not train or not validation:
+            raise CacheError(f"{self.directory} has no training or no validation patients")
+        return train, validation
+
 
 def read_manifest(directory: Path) -> CacheManifest:
     """Read ``cache.json``.

@@ -127,7 +127,7 @@ def slice_step(arguments: argparse.Namespace, processes: Processes, size: int, b
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
         with processes.autocast():
-            lesion, classes = slice_losses(net, made, WindowParameters(), 0.0)
+            lesion, classes, _ = slice_losses(net, made, WindowParameters(), 0.0)
         (lesion + classes).backward()
         optimizer.step()
 

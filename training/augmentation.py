@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from training.recipe import Augmentation
 
-__all__ = ["augment", "resize_crop"]
+__all__ = ["Augmented", "augment", "resize_crop"]
 
 AIR_HU = -1024.0
 REFERENCE_COLUMNS = 512
@@ -16,7 +18,25 @@ REFERENCE_COLUMNS = 512
 Plane = NDArray[np.float32]
 
 
-def resize_crop(crop: NDArray[np.int16], size: int) -> NDArray[np.float32]:
+class Augmented(NamedTuple):
+    """One slice, changed at random.
+
+    Attributes
+    ----------
+    plane : ndarray of float32, shape (S, S)
+        HU.
+    center_hu : float
+        Of the window.
+    mask : ndarray of float32, shape (S, S), or None
+        Moved as the slice was.
+    """
+
+    plane: Plane
+    center_hu: float
+    mask: Plane | None
+
+
+def resize_crop(crop: NDArray[np.int16 | np.uint8], size: int) -> NDArray[np.float32]:
     """A cached crop at the training size, by area.
 
     Parameters
@@ -35,7 +55,9 @@ def resize_crop(crop: NDArray[np.int16], size: int) -> NDArray[np.float32]:
     return np.asarray(resized, dtype=np.float32)
 
 
-def augment(plane: Plane, recipe: Augmentation, rng: np.random.Generator) -> tuple[Plane, float]:
+def augment(
+    plane: Plane, recipe: Augmentation, rng: np.random.Generator, mask: Plane | None = None
+) -> Augmented:
     """Change a slice at random and draw its window centre.
 
     Parameters
@@ -45,20 +67,21 @@ def augment(plane: Plane, recipe: Augmentation, rng: np.random.Generator) -> tup
     recipe : Augmentation
     rng : numpy.random.Generator
         All randomness comes from it.
-
-    Returns
-    -------
-    plane : ndarray of float32, shape (S, S)
-    center_hu : float
+    mask : ndarray of float32, shape (S, S), or None
+        Something that belongs to places of the slice.
     """
     center_hu = float(rng.uniform(*recipe.center_hu))
     if rng.random() < recipe.flip_columns:
         plane = plane[:, ::-1]
+        mask = None if mask is None else mask[:, ::-1]
     if rng.random() < recipe.flip_rows:
         plane = plane[::-1]
+        mask = None if mask is None else mask[::-1]
     plane = np.ascontiguousarray(plane)
     if recipe.zoom or recipe.rotate_deg or recipe.shift:
-        plane = _moved(plane, recipe, rng)
+        matrix = _motion(plane.shape[0], recipe, rng)
+        plane = _moved(plane, matrix)
+        mask = None if mask is None else _moved(np.ascontiguousarray(mask), matrix)
     if recipe.motion and rng.random() < recipe.motion:
         plane = _blurred_by_motion(plane, rng)
     if recipe.blur_px:
@@ -72,11 +95,11 @@ def augment(plane: Plane, recipe: Augmentation, rng: np.random.Generator) -> tup
         plane = np.asarray((plane - AIR_HU) * gain + (AIR_HU + offset), dtype=np.float32)
     if recipe.noise_hu:
         plane = plane + _noise(plane.shape, recipe.noise_hu, rng)
-    return plane, center_hu
+    return Augmented(plane, center_hu, mask)
 
 
-def _moved(plane: Plane, recipe: Augmentation, rng: np.random.Generator) -> Plane:
-    size = plane.shape[0]
+def _motion(size: int, recipe: Augmentation, rng: np.random.Generator) -> NDArray[np.floating]:
+    """Draw a rotation, scale and shift: an affine matrix of shape (2, 3)."""
     middle = (size - 1) / 2
     matrix = cv2.getRotationMatrix2D(
         (middle, middle),
@@ -84,6 +107,11 @@ def _moved(plane: Plane, recipe: Augmentation, rng: np.random.Generator) -> Plan
         1.0 + rng.uniform(-recipe.zoom, recipe.zoom),
     )
     matrix[:, 2] += rng.uniform(-recipe.shift, recipe.shift, 2) * size
+    return np.asarray(matrix)
+
+
+def _moved(plane: Plane, matrix: NDArray[np.floating]) -> Plane:
+    size = plane.shape[0]
     moved = cv2.warpAffine(
         plane, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )

@@ -213,7 +213,7 @@ class _JointTask:
         for index in chosen:
             # The same numbers for each slice: a patient is turned and windowed as a whole.
             again = sample_rng(self._recipe.seed, epoch, position)
-            plane, center_hu = augment(
+            plane, center_hu, _ = augment(
                 resize_crop(crops[index], size), self._recipe.augmentation, again
             )
             planes.append(plane)

@@ -189,6 +189,9 @@ class SliceRecipe:
     normal_slices : bool
         True: slices of patients labelled as without lesion train the lesion head (not the
         four-way head) as a further group. False (paper): they are left out.
+    mask_weight : float
+        Weight of the location map's loss on slices whose lesions have been drawn
+        (:mod:`training.location_loss`). 0 (paper): category labels alone.
     weak_warmup, weak_interval : int
         For slices whose label is not known: epochs until the first self-labelling, and between
         two of them.
@@ -212,11 +215,16 @@ class SliceRecipe:
     balance: Balance = "classes"
     slices_per_epoch: int = 0
     normal_slices: bool = False
+    mask_weight: float = 0.0
     weak_warmup: int = 5
     weak_interval: int = 5
     validation_slices: int = 0
     checkpoint_steps: int = 500
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.mask_weight and self.net.location_mode != "lesion":
+            raise ValueError("mask_weight needs a location map of mode lesion")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from training.recipe import Augmentation
 
 __all__ = ["NO_CLASS", "SliceBatch", "SliceTable", "load_slices", "to_input"]
 
+LOCATION_STRIDE = 16  # pixels of the input at one place of the location map
 NO_CLASS = -100  # cross-entropy's ignore_index: the slice trains the lesion head only
 
 
@@ -35,29 +37,40 @@ class SliceBatch:
         0 or 1.
     label : Tensor of int64, shape (B,)
         Class, or :data:`NO_CLASS`.
+    lesion_share : Tensor of float32, shape (B, S/16, S/16), or None
+        True lesion at each place of the location map, as a share in [0, 1]; -1 all over slices
+        whose lesions nobody has drawn. None: not asked for.
     """
 
     hu: Tensor
     center_hu: Tensor
     lesion: Tensor
     label: Tensor
+    lesion_share: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.label)
 
     def part(self, chosen: slice) -> SliceBatch:
         """Some of the slices."""
+        share = self.lesion_share
         return SliceBatch(
-            self.hu[chosen], self.center_hu[chosen], self.lesion[chosen], self.label[chosen]
+            self.hu[chosen],
+            self.center_hu[chosen],
+            self.lesion[chosen],
+            self.label[chosen],
+            None if share is None else share[chosen],
         )
 
     def to(self, device: torch.device) -> SliceBatch:
         """The same on a device."""
+        share = self.lesion_share
         return SliceBatch(
             self.hu.to(device, non_blocking=True),
             self.center_hu.to(device, non_blocking=True),
             self.lesion.to(device, non_blocking=True),
             self.label.to(device, non_blocking=True),
+            None if share is None else share.to(device, non_blocking=True),
         )
 
 
@@ -136,21 +149,44 @@ def load_slices(
     augmentation: Augmentation,
     seed: int,
     epoch: int,
+    masks: bool = False,
 ) -> SliceBatch:
-    """Read, shrink and change at random the slices of one batch."""
-    planes, centers = [], []
+    """Read, shrink and change at random the slices of one batch, with true masks if asked for."""
+    planes, centers, shares = [], [], []
     for index, position in zip(indices, positions, strict=True):
-        crop = cache.crops(patients[table.patient[index]])[table.slice_index[index]]
-        rng = sample_rng(seed, epoch, position)
-        plane, center_hu = augment(resize_crop(crop, size), augmentation, rng)
+        patient, number = patients[table.patient[index]], table.slice_index[index]
+        mask = None
+        if masks and patient.has_masks:
+            mask = resize_crop(cache.lesion_shares(patient)[number], size)
+        plane, center_hu, mask = augment(
+            resize_crop(cache.crops(patient)[number], size),
+            augmentation,
+            sample_rng(seed, epoch, position),
+            mask,
+        )
         planes.append(plane)
         centers.append(center_hu)
+        if masks:
+            shares.append(_on_location_map(mask, size, patient.label))
     return SliceBatch(
         torch.from_numpy(np.stack(planes)),
         torch.tensor(centers, dtype=torch.float32),
         torch.from_numpy(table.lesion[indices]),
         torch.from_numpy(table.label[indices]),
+        torch.from_numpy(np.stack(shares)) if masks else None,
     )
+
+
+def _on_location_map(
+    mask: NDArray[np.float32] | None, size: int, label: DiseaseClass
+) -> NDArray[np.float32]:
+    """Share of lesion at each place of the location map; -1 where nobody has drawn it."""
+    places = size // LOCATION_STRIDE
+    if mask is None:
+        known = label == DiseaseClass.HEALTHY
+        return np.full((places, places), 0.0 if known else -1.0, np.float32)
+    shares = cv2.resize(mask, (places, places), interpolation=cv2.INTER_AREA) / np.float32(255)
+    return np.asarray(shares, dtype=np.float32)
 
 
 def to_input(hu: Tensor, center_hu: Tensor, window: WindowParameters) -> Tensor:

@@ -22,6 +22,7 @@ from training.cohort.cache import CachedPatient, CohortCache
 from training.draw import draw_epoch
 from training.durable import file_digest
 from training.errors import CacheError, CheckpointError
+from training.location_loss import location_loss
 from training.loop import TrainingProgress, fit
 from training.processes import Processes, join_processes
 from training.recipe import SliceRecipe, recipe_json
@@ -126,8 +127,8 @@ def slice_losses(
     window: WindowParameters,
     smoothing: float,
     lesion_weight: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Cross-entropies of both heads (paper III-B.3: they are summed).
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Cross-entropies of both heads (paper III-B.3: they are summed), and the location loss.
 
     Parameters
     ----------
@@ -138,9 +139,9 @@ def slice_losses(
 
     Returns
     -------
-    lesion, classes : Tensor, shape ()
+    lesion, classes, location : Tensor, shape ()
         Sums over the batch divided by its length: slices without a class add nothing, so parts
-        of a batch can be added up. `lesion` is 0 without a lesion head.
+        of a batch can be added up. `lesion` is 0 without a lesion head, `location` without masks.
     """
     out = net(to_input(batch.hu, batch.center_hu, window))
     classes = functional.cross_entropy(
@@ -150,12 +151,14 @@ def slice_losses(
         label_smoothing=smoothing,
         reduction="sum",
     )
-    lesion = classes.new_zeros(())
+    lesion = location = classes.new_zeros(())
     if out.lesion_logits is not None:
         lesion = functional.cross_entropy(
             out.lesion_logits.float(), batch.lesion, weight=lesion_weight, reduction="sum"
         )
-    return lesion / len(batch), classes / len(batch)
+    if batch.lesion_share is not None and out.location is not None:
+        location = location_loss(out.location, batch.lesion_share)
+    return lesion / len(batch), classes / len(batch), location
 
 
 class _SliceTask:
@@ -173,6 +176,8 @@ class _SliceTask:
         for stage in recipe.stages:
             if stage.size > cache.size:
                 raise CacheError(f"{cache.directory} holds {cache.size} px, less than {stage.size}")
+        if recipe.mask_weight and not any(patient.has_masks for patient in self._patients):
+            raise CacheError(f"{cache.directory} holds no masks of lesions to learn places from")
         self._lesion = first_labels(self._patients)
         self._make_table()
         self._size = self._size_of(0)
@@ -214,6 +219,7 @@ class _SliceTask:
             augmentation=self._recipe.augmentation,
             seed=self._recipe.seed,
             epoch=epoch,
+            masks=self._recipe.mask_weight > 0,
         )
 
     def backward(
@@ -221,7 +227,7 @@ class _SliceTask:
     ) -> Tensor:
         length = len(batch)
         step = self._recipe.micro_batch or length
-        total = torch.zeros(3, device=self._processes.device)
+        total = torch.zeros(4, device=self._processes.device)
         for start in range(0, length, step):
             part = batch.part(slice(start, start + step)).to(self._processes.device)
             share = len(part) / length
@@ -231,13 +237,14 @@ class _SliceTask:
                     losses = slice_losses(
                         net, part, self._window, self._recipe.label_smoothing, self._lesion_weight
                     )
-                loss = (losses[0] + losses[1]) * share
+                loss = (losses[0] + losses[1] + self._recipe.mask_weight * losses[2]) * share
                 scale(loss).backward()  # type: ignore[no-untyped-call]
-            total += torch.stack([loss, losses[0] * share, losses[1] * share]).detach()
-        return total
+            total += torch.stack([loss, *(one * share for one in losses)]).detach()
+        return total if self._recipe.mask_weight else total[:3]
 
     def loss_names(self) -> tuple[str, ...]:
-        return ("loss", "loss_lesion", "loss_class")
+        names = ("loss", "loss_lesion", "loss_class")
+        return (*names, "loss_location") if self._recipe.mask_weight else names
 
     def validate(self) -> tuple[dict[str, float], float]:
         """Score: mean of the lesion head's AUC and the four-way balanced accuracy."""

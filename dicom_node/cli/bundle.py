@@ -81,6 +81,48 @@ def make(
     out.print(f"bundle in {out_dir}", markup=False)
 
 
+@app.command("card")
+def card(
+    folder: BundleArgument,
+    evaluation: Annotated[
+        Path | None, typer.Option(help="Folder of an 'evaluate' run of this bundle.")
+    ] = None,
+    real: Annotated[
+        Path | None, typer.Option(help="JSON of benchmarks/real_slices.py for this bundle.")
+    ] = None,
+    notes: Annotated[
+        Path | None, typer.Option(help="Markdown about how it was trained; goes into the card.")
+    ] = None,
+) -> None:
+    """Write model_card.md into a bundle: what it is, what it learned from, what was measured.
+
+    Example: m3lung bundle card trained/ --evaluation report/ --notes how-it-was-trained.md
+    """
+    from json import loads
+
+    from inference.bundle import load_bundle
+    from training.evaluation.card import CARD, model_card
+    from training.evaluation.document import EvaluationDocument
+    from training.evaluation.evaluate import METRICS
+
+    bundle = load_bundle(folder)
+    try:
+        text = model_card(
+            bundle.manifest,
+            bundle.identity.sha256,
+            None
+            if evaluation is None
+            else EvaluationDocument.model_validate_json((evaluation / METRICS).read_bytes()),
+            real=None if real is None else loads(real.read_bytes()),
+            notes="" if notes is None else notes.read_text(encoding="utf-8"),
+        )
+    except (OSError, ValueError) as error:
+        complain(str(error))
+        raise typer.Exit(EXIT_USAGE) from error
+    (folder / CARD).write_text(text, encoding="utf-8")
+    out.print(str(folder / CARD), markup=False, highlight=False, soft_wrap=True)
+
+
 @app.command("show")
 def show(folder: BundleArgument, json: JsonOption = False) -> None:
     """Verify a bundle's digests and print what it is."""

@@ -13,9 +13,9 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from dicom_node.cli.demo_folder import DemoFolder, fresh_folder
+from dicom_node.cli.demo_phantoms import true_lesions, write_patients
 from dicom_node.cli.demo_report import Account, Reading, as_document, in_tables
 from dicom_node.cli.terminal import EXIT_FAILED, JsonOption, err, out, print_json, progress_bar
-from dicom_node.cli.worklist import in_words
 from dicom_node.demo.child import Child, free_port
 from dicom_node.demo.following import has_ended, sent_objects, snapshots, timing
 from dicom_node.demo.local_node import NODE_AE_TITLE, start_node, write_configuration
@@ -24,6 +24,7 @@ from dicom_node.errors import ConfigurationError, NodeError
 from dicom_node.ledger import Ledger, open_ledger
 from dicom_node.ledger.worklist import SeriesStatus
 from dicom_node.series_folder import FoundSeries, find_series
+from dicom_node.status_words import in_words
 
 __all__ = ["register"]
 
@@ -37,7 +38,7 @@ def demo(
             "--series",
             "-s",
             metavar="DIR",
-            help="Folder with a chest CT series. Default: a small synthetic chest is made.",
+            help="Folder with a chest CT series. Default: two synthetic patients are drawn.",
             show_default=False,
         ),
     ] = None,
@@ -50,7 +51,7 @@ def demo(
     ] = "auto",
     bundle: Annotated[
         Path | None,
-        typer.Option("--bundle", "-b", help="Model bundle. Default: an untrained one."),
+        typer.Option("--bundle", "-b", help="Model bundle. Default: the one that comes along."),
     ] = None,
     timeout: Annotated[
         float, typer.Option(min=1, help="Seconds to wait for the results.")
@@ -207,6 +208,8 @@ class _Show:
                 files = retrieval.get_series(pacs, series, target)
                 returned |= {path.stem: path for path in files}
         _say(f"{len(returned)} objects in {len(results)} series fetched from {pacs.name} by C-GET")
+        drawn = self._folder.series
+        truth = true_lesions(drawn) if drawn.is_dir() else {}
         readings, pictures = [], []
         for status in statuses:
             comparisons = compare(
@@ -217,18 +220,15 @@ class _Show:
                 target = self._folder.pictures
                 if len(statuses) > 1:
                     target /= str(len(readings))
-                pictures += write_pictures(comparisons, self._source, target)
+                pictures += write_pictures(comparisons, self._source, target, truth)
         return Account(pacs.name, frozenset(self._found), held, readings, pictures)
 
 
 def _series(given: Path | None, folder: DemoFolder) -> list[FoundSeries]:
-    """Return the series to send: those of the folder given, or a synthetic one."""
+    """Return the series to send: those of the folder given, or of synthetic patients."""
     if given is None:
-        from training.phantom import write_simple_series
-
-        with err.status("drawing a synthetic chest"):
-            given = write_simple_series(folder.series)
-        _say(f"synthetic chest CT in {given}")
+        given = write_patients(folder.series)
+        _say(f"two synthetic patients, one with COVID-19, one healthy, in {given}")
     if not given.exists():
         raise ConfigurationError(f"{given}: no such file or folder")
     found = find_series(given)

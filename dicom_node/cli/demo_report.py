@@ -13,11 +13,11 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from dicom_node.cli.worklist import in_words
 from dicom_node.demo.comparison import Comparison
 from dicom_node.demo.following import Timing
 from dicom_node.demo.retrieval import FoundSeries
 from dicom_node.ledger.worklist import SeriesStatus
+from dicom_node.status_words import in_words
 
 __all__ = ["Account", "Reading", "as_document", "in_tables"]
 

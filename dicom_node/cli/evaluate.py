@@ -128,13 +128,18 @@ def calibrate(
 ) -> None:
     """Fit the temperatures of a bundle on the validation patients of its cohort.
 
-    Classes stay as they are; probabilities become as sure as they are right. Test patients are
-    never read.
+    Classes stay as they are; probabilities become as sure as they are right. Where the cohort has
+    true masks of lesions, the threshold of the lesion map is fitted too. Test patients are never
+    read.
 
     Example: m3lung calibrate --bundle trained/ --cohort cohort.csv --out calibrated/
     """
     from training.cohort.table import read_cohort
-    from training.evaluation.calibrated import calibrated_bundle, fit_temperatures
+    from training.evaluation.calibrated import (
+        calibrated_bundle,
+        fit_lesion_threshold,
+        fit_temperatures,
+    )
     from training.evaluation.evaluate import chosen_rows, predict
 
     listed = read_cohort(cohort)
@@ -150,14 +155,27 @@ def calibrate(
             precision=precision.value,
             progress=progress,
         )
-    manifest = calibrated_bundle(bundle, out_dir, fit_temperatures(found.predictions))
+    threshold = fit_lesion_threshold(found.predictions)
+    manifest = calibrated_bundle(
+        bundle, out_dir, fit_temperatures(found.predictions), lesion_threshold=threshold
+    )
     fitted = manifest.calibration.model_dump()
     if json:
-        print_json({"bundle": str(out_dir), "patients": len(rows), "calibration": fitted})
+        print_json(
+            {
+                "bundle": str(out_dir),
+                "patients": len(rows),
+                "calibration": fitted,
+                "lesion_threshold": manifest.thresholds.lesion,
+                "lesion_threshold_fitted": threshold is not None,
+            }
+        )
         return
     table = Table(box=None, show_header=False)
     for name, value in fitted.items():
         table.add_row(name, f"{value:.4f}")
+    source = "" if threshold is not None else " (kept: the cohort has no lesion masks)"
+    table.add_row("lesion_threshold", f"{manifest.thresholds.lesion:.4f}{source}")
     out.print(table)
     out.print(
         f"calibrated on {len(rows)} validation patients: {out_dir}",

@@ -46,7 +46,10 @@ def make(
         int | None, typer.Option(min=1, max=2000, help="Default: as thickness and size ask for.")
     ] = None,
     slice_mm: Annotated[
-        float | None, typer.Option("--slice-mm", help="Slice thickness and distance.")
+        float | None, typer.Option("--slice-mm", help="Distance of slices.")
+    ] = None,
+    thickness_mm: Annotated[
+        float | None, typer.Option("--thickness-mm", help="Of slices. Default: their distance.")
     ] = None,
     rows: Annotated[int, typer.Option(min=64, max=1024, help="Rows and columns.")] = 512,
     severity: Annotated[
@@ -68,6 +71,7 @@ def make(
             family=Family(family.value),
             slices=slices,
             slice_mm=slice_mm,
+            thickness_mm=thickness_mm,
             rows=rows,
             severity_percent=severity,
         )

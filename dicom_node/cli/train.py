@@ -114,6 +114,14 @@ def slices(
         bool | None,
         typer.Option(help="Let slices of patients without lesion train the lesion head."),
     ] = None,
+    mask_weight: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Where lesions have been drawn (truth_path), let the location map learn from "
+            "them with this weight. Paper: 0, category labels alone.",
+        ),
+    ] = None,
     label_smoothing: SmoothingOption = None,
     checkpoint_steps: CheckpointOption = None,
     seed: SeedOption = None,
@@ -151,6 +159,7 @@ def slices(
         slices_per_epoch=slices_per_epoch,
         validation_slices=validation_slices,
         normal_slices=normal_slices,
+        mask_weight=mask_weight,
         label_smoothing=label_smoothing,
         checkpoint_steps=checkpoint_steps,
         seed=seed,

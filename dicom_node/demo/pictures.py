@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -22,10 +24,14 @@ _MOST_OVERLAYS = 8
 _TILE = 384  # pixels
 _CAPTION = 18
 _LUNG_WINDOW = (-600.0, 1500.0)  # centre, width in HU
+_TRUTH_COLOUR = (86, 180, 233)  # sky blue: told apart by the colour-blind (Okabe and Ito)
 
 
 def write_pictures(
-    returned: Iterable[Comparison], source: Mapping[str, Path], folder: Path
+    returned: Iterable[Comparison],
+    source: Mapping[str, Path],
+    folder: Path,
+    truth: Mapping[str, NDArray[np.bool_]] | None = None,
 ) -> list[Path]:
     """Write the pictures of one reading into `folder`.
 
@@ -35,6 +41,8 @@ def write_pictures(
         What came back from the PACS; the pictures are made from these files.
     source : mapping of str to Path
         CT files by SOP Instance UID.
+    truth : mapping of str to ndarray of bool, or None
+        True lesions by SOP Instance UID, where they are known: outlined on the CT slices.
 
     Returns
     -------
@@ -59,7 +67,7 @@ def write_pictures(
         written.append(target)
     if overlays:
         target = folder / "contact-sheet.png"
-        _contact_sheet(overlays, source).save(target)
+        _contact_sheet(overlays, source, truth or {}).save(target)
         written.append(target)
     return written
 
@@ -87,7 +95,9 @@ def _picture(dataset: Dataset) -> Image.Image:
 
 
 def _contact_sheet(
-    overlays: Sequence[tuple[int, Dataset]], source: Mapping[str, Path]
+    overlays: Sequence[tuple[int, Dataset]],
+    source: Mapping[str, Path],
+    truth: Mapping[str, NDArray[np.bool_]],
 ) -> Image.Image:
     """Return pairs of CT slice and overlay, two pairs in a row."""
     rows = (len(overlays) + 1) // 2
@@ -96,9 +106,10 @@ def _contact_sheet(
     draw = ImageDraw.Draw(sheet)
     for place, (number, dataset) in enumerate(overlays):
         left, top = (place % 2) * 2 * _TILE, (place // 2) * (_TILE + _CAPTION)
-        sheet.paste(_tile(_source_slice(dataset, source)), (left, top + _CAPTION))
+        sheet.paste(_tile(_source_slice(dataset, source, truth)), (left, top + _CAPTION))
         sheet.paste(_tile(_picture(dataset)), (left + _TILE, top + _CAPTION))
-        draw.text((left + 6, top + 3), f"overlay {number}: CT, lung window", fill="white")
+        words = "true lesion outlined" if truth else "lung window"
+        draw.text((left + 6, top + 3), f"overlay {number}: CT, {words}", fill="white")
         draw.text((left + _TILE + 6, top + 3), "what the node made of it", fill="white")
     return sheet
 
@@ -114,7 +125,9 @@ def _tile(picture: Image.Image | None) -> Image.Image:
     return tile
 
 
-def _source_slice(overlay: Dataset, source: Mapping[str, Path]) -> Image.Image | None:
+def _source_slice(
+    overlay: Dataset, source: Mapping[str, Path], truth: Mapping[str, NDArray[np.bool_]]
+) -> Image.Image | None:
     """Return the CT slice under an overlay in a lung window, None where it cannot be shown."""
     items = overlay.get("SourceImageSequence") or overlay.get("ReferencedImageSequence") or []
     for item in items:
@@ -128,8 +141,17 @@ def _source_slice(overlay: Dataset, source: Mapping[str, Path]) -> Image.Image |
             return None
         for index, reference in enumerate(volume.slices):
             if (reference.frame_number or 1) == frame:
-                return Image.fromarray(_lung_window(volume.hu[index])).convert("RGB")
+                picture = Image.fromarray(_lung_window(volume.hu[index])).convert("RGB")
+                return _outlined(picture, truth[uid]) if uid in truth else picture
     return None
+
+
+def _outlined(picture: Image.Image, lesion: NDArray[np.bool_]) -> Image.Image:
+    pixels = np.array(picture)
+    inside = cv2.erode(lesion.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=2) > 0
+    rim = lesion & ~inside
+    pixels[rim] = _TRUTH_COLOUR
+    return Image.fromarray(pixels)
 
 
 def _lung_window(

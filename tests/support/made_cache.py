@@ -50,8 +50,12 @@ def make_cache(
     parts: dict[str, int] | None = None,
     seed: int = 0,
     diffuse: bool = False,
+    masks: bool = False,
 ) -> CohortCache:
-    """Write a cache and open it; slice counts differ from patient to patient."""
+    """Write a cache and open it; slice counts differ from patient to patient.
+
+    `masks`: say where the patches are, too.
+    """
     random = np.random.default_rng(seed)
     entries, split = [], {}
     counts = cycle((slices, slices + 3, slices - 2))
@@ -66,11 +70,16 @@ def make_cache(
                 np.save(folder / "crops.npy", crops)
                 numbers = np.arange(len(crops), dtype=np.int32)
                 np.savez(folder / "slices.npz", lesion=lesion, number=numbers)
+                named = [("crops", "crops.npy"), ("slices", "slices.npz")]
+                if masks:
+                    patch = (crops > -600) & (crops < 0) & (lesion == 1)[:, None, None]
+                    np.save(folder / "lesion.npy", patch.astype(np.uint8) * 255)
+                    named.append(("masks", "lesion.npy"))
                 files = {
                     name: FileEntry(
                         bytes=(folder / file).stat().st_size, sha256=file_digest(folder / file)
                     )
-                    for name, file in (("crops", "crops.npy"), ("slices", "slices.npz"))
+                    for name, file in named
                 }
                 entries.append(
                     PatientEntry(

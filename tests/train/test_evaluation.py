@@ -349,6 +349,9 @@ def test_the_verbs(cohort_file: Path, bundle: Path, tmp_path: Path) -> None:
     assert printed["patients"] == 3  # the validation part
     manifest = load_bundle(tmp_path / "new").manifest
     assert manifest.calibration.model_dump() == printed["calibration"]
+    # The cohort has masks of its lesions: the threshold of the map is fitted to them.
+    assert printed["lesion_threshold_fitted"]
+    assert manifest.thresholds.lesion == printed["lesion_threshold"] != 0.5
     with pytest.raises(EvaluationError, match="no evaluation"):
         CliRunner().invoke(
             app, ["evaluate", *common, "--out", str(tmp_path / "new")], catch_exceptions=False

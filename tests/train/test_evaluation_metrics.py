@@ -24,7 +24,13 @@ from training.evaluation.calibration import (
     reliability,
     scale,
 )
-from training.evaluation.localisation import MapTally, dice, histogram_auc, points_at
+from training.evaluation.localisation import (
+    MapTally,
+    best_threshold,
+    dice,
+    histogram_auc,
+    points_at,
+)
 from training.evaluation.metrics import auc, confusion, patient_metrics, roc_curve
 
 
@@ -288,6 +294,20 @@ def test_a_healthy_tally_points_at_nothing() -> None:
     assert np.isnan(tally.dice)
     assert np.isnan(tally.pixel_auc)
     assert dice(4, 6, 2) == pytest.approx(0.4)
+
+
+def test_the_best_threshold_is_found_by_trying_all() -> None:
+    rng = np.random.default_rng(5)
+    lesion, other = rng.integers(0, 50, 64), rng.integers(0, 400, 64)
+    lesion[40:] += 300
+    scores = []
+    for level in range(1, 64):
+        above = lesion[level:].sum()
+        scores.append(dice(int(above + other[level:].sum()), int(lesion.sum()), int(above)))
+    threshold, found = best_threshold(lesion, other)
+    assert found == pytest.approx(max(scores))
+    assert round(threshold * 64) == 1 + int(np.argmax(scores))
+    assert np.isnan(best_threshold(np.zeros(4, int), other[:4])[1])
 
 
 def test_histogram_auc_against_scikit_learn() -> None:

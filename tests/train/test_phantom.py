@@ -25,6 +25,7 @@ from training.errors import PhantomError
 from training.phantom import Case, Family, write_case, write_simple_series
 from training.phantom.case import TrueSlice
 from training.phantom.patches import EFFUSION
+from training.phantom.person import draw_person
 
 ROWS, SLICES, SLICE_MM = 96, 26, 9.0
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -208,6 +209,30 @@ def test_the_crop_finds_both_lungs(seed: int, family: Family) -> None:
     assert dice >= 0.9
     for side in (lobes <= 3, lobes > 3):
         assert (found.mask & lung & side).sum() > 0.85 * (lung & side).sum()
+
+
+def test_thin_slices_with_gaps_are_noisier_and_say_so(tmp_path: Path) -> None:
+    sizes = {"slices": 4, "slice_mm": 10.0, "rows": 64}
+    thin = Case(DiseaseClass.HEALTHY, 5, thickness_mm=1.0, **sizes)  # type: ignore[arg-type]
+    thick = Case(DiseaseClass.HEALTHY, 5, **sizes)  # type: ignore[arg-type]
+    assert thin.scanner.noise_hu > 1.2 * thick.scanner.noise_hu
+    write_case(thin, tmp_path / "thin")
+    first, second, *_ = [
+        dcmread(path, stop_before_pixels=True)
+        for path in sorted((tmp_path / "thin" / "series").glob("*.dcm"))
+    ]
+    assert float(first.SliceThickness) == 1.0
+    apart = float(first.ImagePositionPatient[2]) - float(second.ImagePositionPatient[2])
+    assert apart == pytest.approx(10.0)
+    assert json.loads((tmp_path / "thin" / "truth.json").read_text())["thickness_mm"] == 1.0
+
+
+@pytest.mark.parametrize("family", list(Family))
+def test_nobody_has_more_lung_than_the_node_believes(family: Family) -> None:
+    people = [draw_person(seed, family) for seed in range(3000)]
+    room = [person.lung_mm * person.width * person.depth for person in people]
+    assert max(room) == pytest.approx(395.0)  # the limit is reached, and kept
+    assert np.mean(np.isclose(room, 395.0)) < 0.05
 
 
 def test_tissues_have_their_densities() -> None:

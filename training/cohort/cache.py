@@ -5,6 +5,7 @@
     CACHE/cache.json                 manifest: cohort, crop, patients, sha256 of each file
     CACHE/patients/<key>/crops.npy   int16 (slices with lung, S, S)
     CACHE/patients/<key>/slices.npz  lesion int8, number int32
+    CACHE/patients/<key>/lesion.npy  uint8 (slices with lung, S, S), where true masks are known
 
 The crops are made by the functions of serving (:mod:`inference.lung_crop`), turned as
 :mod:`inference.analyzer` turns them, and clipped to [-1024, 100] HU: no window centre of training
@@ -66,6 +67,7 @@ class PatientEntry(_Frozen):
     source: Sha256
     crops: FileEntry
     slices: FileEntry
+    masks: FileEntry | None = None
 
 
 class CacheManifest(_Frozen):
@@ -96,6 +98,8 @@ class CachedPatient:
     slices_in_stack : int
     key : str
         Of the patient's folder.
+    has_masks : bool
+        True masks of the lesions are known.
     """
 
     patient_id: str
@@ -106,6 +110,7 @@ class CachedPatient:
     slice_number: NDArray[np.int32]
     slices_in_stack: int
     key: str
+    has_masks: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,6 +134,7 @@ class CohortCache:
     digest: str
     patients: tuple[CachedPatient, ...]
     _maps: dict[str, NDArray[np.int16]] = field(default_factory=dict, repr=False, compare=False)
+    _masks: dict[str, NDArray[np.uint8]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def open(cls, directory: Path, *, verify: bool = False) -> CohortCache:
@@ -174,6 +180,19 @@ class CohortCache:
             path = self.directory / "patients" / patient.key / "crops.npy"
             self._maps[patient.key] = np.load(path, mmap_mode="r")
         return self._maps[patient.key]
+
+    def lesion_shares(self, patient: CachedPatient) -> NDArray[np.uint8]:
+        """How much of each pixel of the crops is lesion, for a patient with masks.
+
+        Returns
+        -------
+        ndarray of uint8, shape (n, S, S)
+            0 none to 255 all of it; a read-only view of the file.
+        """
+        if patient.key not in self._masks:
+            path = self.directory / "patients" / patient.key / "lesion.npy"
+            self._masks[patient.key] = np.load(path, mmap_mode="r")
+        return self._masks[patient.key]
 
     def patients_of(self, part: Part) -> tuple[CachedPatient, ...]:
         """Patients of one part of the split, in the cohort's order."""
@@ -221,7 +240,10 @@ def check_entry(directory: Path, entry: PatientEntry, *, verify: bool) -> None:
     ------
     CacheError
     """
-    for name, known in (("crops.npy", entry.crops), ("slices.npz", entry.slices)):
+    files = {"crops.npy": entry.crops, "slices.npz": entry.slices}
+    if entry.masks is not None:
+        files["lesion.npy"] = entry.masks
+    for name, known in files.items():
         path = directory / "patients" / entry.key / name
         try:
             same = path.stat().st_size == known.bytes
@@ -245,4 +267,5 @@ def _patient(directory: Path, entry: PatientEntry, manifest: CacheManifest) -> C
         number,
         entry.slices_in_stack,
         entry.key,
+        entry.masks is not None,
     )

@@ -12,6 +12,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,10 +35,11 @@ from training.cohort.case_series import SeriesProblem, stack_of
 from training.cohort.slice_labels import label_slices
 from training.cohort.split import Split, require_validation
 from training.cohort.table import Cohort, CohortRow
+from training.cohort.truth import read_truth
 from training.durable import file_digest, sync_directory, write_durably
 from training.errors import CacheError, CohortError
 
-__all__ = ["build_cache", "network_view"]
+__all__ = ["NetworkView", "build_cache", "network_view"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -120,17 +122,38 @@ def build_cache(
     return out
 
 
-def network_view(
-    volume: CtVolume, parameters: CropParameters, *, threads: int = 0
-) -> tuple[NDArray[np.int16], NDArray[np.int32]]:
+class NetworkView(NamedTuple):
     """What the network sees of a volume: crops of the slices with lung, as displayed.
 
-    Returns
-    -------
+    Attributes
+    ----------
     crops : ndarray of int16, shape (n, S, S)
         HU, clipped to :data:`~training.cohort.cache.REACH_HU`.
     numbers : ndarray of int32, shape (n,)
         Their indices in the volume.
+    lesion_shares : ndarray of uint8, shape (n, S, S), or None
+        How much of each pixel is lesion, 255 all of it; None where nobody knows.
+    """
+
+    crops: NDArray[np.int16]
+    numbers: NDArray[np.int32]
+    lesion_shares: NDArray[np.uint8] | None
+
+
+def network_view(
+    volume: CtVolume,
+    parameters: CropParameters,
+    lesion: NDArray[np.bool_] | None = None,
+    *,
+    threads: int = 0,
+) -> NetworkView:
+    """Crop a volume, and the true mask of its lesions where it is known, as serving does.
+
+    Parameters
+    ----------
+    volume : CtVolume
+    parameters : CropParameters
+    lesion : ndarray of bool, shape (slices, rows, columns), or None
 
     Raises
     ------
@@ -141,7 +164,14 @@ def network_view(
     numbers = np.flatnonzero(found.has_lung).astype(np.int32)
     planes = [crop_to_input(volume.hu[i], found.boxes[i], parameters) for i in numbers]
     crops = np.clip(np.stack(planes), *REACH_HU)[volume.as_displayed]
-    return np.ascontiguousarray(crops), numbers
+    shares = None
+    if lesion is not None:
+        scaled = [
+            crop_to_input(lesion[i].astype(np.int16) * 255, found.boxes[i], parameters)
+            for i in numbers
+        ]
+        shares = np.ascontiguousarray(np.stack(scaled).astype(np.uint8)[volume.as_displayed])
+    return NetworkView(np.ascontiguousarray(crops), numbers, shares)
 
 
 def _cache_row(
@@ -157,7 +187,10 @@ def _cache_row(
         if kept is not None:
             return kept
         volume = load_volume(files.paths, frames=files.frames, threads=1)
-        crops, numbers = network_view(volume, crop, threads=1)
+        truth = None
+        if row.truth_path is not None:
+            truth = read_truth(row.truth_path, volume, row.label).lesion
+        crops, numbers, shares = network_view(volume, crop, truth, threads=1)
         lesion = label_slices([volume.slices[i] for i in numbers], row.label, row.slice_labels)
     except SeriesProblem as error:
         return str(error)
@@ -170,6 +203,8 @@ def _cache_row(
     aside.mkdir()
     np.save(aside / "crops.npy", crops)
     np.savez(aside / "slices.npz", lesion=lesion, number=numbers)
+    if shares is not None:
+        np.save(aside / "lesion.npy", shares)
     entry = PatientEntry(
         patient_id=row.patient_id,
         key=key,
@@ -179,6 +214,7 @@ def _cache_row(
         source=source,
         crops=_file_entry(aside / "crops.npy"),
         slices=_file_entry(aside / "slices.npz"),
+        masks=None if shares is None else _file_entry(aside / "lesion.npy"),
     )
     write_durably(aside / "patient.json", entry.model_dump_json().encode())
     shutil.rmtree(folder, ignore_errors=True)
@@ -204,7 +240,11 @@ def _source(row: CohortRow, paths: tuple[Path, ...], crop: CropParameters) -> st
     """Digest of what a patient's crops depend on; files by name, length and time."""
     files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     labels = file_digest(row.slice_labels) if row.slice_labels is not None else ""
-    content = [row.patient_id, row.label.key, str(row.series_path), files, labels, asdict(crop)]
+    masks = ""
+    if row.truth_path is not None and (row.truth_path / "truth.npz").is_file():
+        masks = file_digest(row.truth_path / "truth.npz")
+    known = [row.patient_id, row.label.key, labels, masks]
+    content = [*known, str(row.series_path), files, asdict(crop)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

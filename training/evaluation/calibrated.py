@@ -1,4 +1,4 @@
-"""A bundle with the temperatures that validation patients ask for."""
+"""A bundle with the temperatures and the map threshold that validation patients ask for."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from inference.bundle import Manifest, load_bundle, write_bundle
 from training.errors import TrainingError
 from training.evaluation.calibration import fit_temperature
+from training.evaluation.localisation import best_threshold
 from training.evaluation.measures import labels_of, probabilities_of
 from training.evaluation.predictions import Prediction
 from training.evaluation.slice_table import slice_table
 
-__all__ = ["Temperatures", "calibrated_bundle", "fit_temperatures"]
+__all__ = ["Temperatures", "calibrated_bundle", "fit_lesion_threshold", "fit_temperatures"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +51,27 @@ def fit_temperatures(predictions: Sequence[Prediction]) -> Temperatures:
     return Temperatures(lesion, slice_class, patient)
 
 
+def fit_lesion_threshold(predictions: Sequence[Prediction]) -> float | None:
+    """Threshold of the lesion map with the best Dice over the validation patients' lung.
+
+    None where no patient came with true masks of lesions: labels say nothing about pixels.
+    """
+    tallies = [found.tally for found in predictions if found.tally is not None]
+    if not any(tally.lesion_levels.any() for tally in tallies):
+        return None
+    threshold, _ = best_threshold(
+        np.sum([tally.lesion_levels for tally in tallies], axis=0),
+        np.sum([tally.other_levels for tally in tallies], axis=0),
+    )
+    return threshold
+
+
 def calibrated_bundle(
     directory: Path,
     out: Path,
     temperatures: Temperatures,
     metrics: Mapping[str, float] | None = None,
+    lesion_threshold: float | None = None,
 ) -> Manifest:
     """Write a copy of a bundle with other temperatures; the weights keep their bytes' values.
 
@@ -65,6 +84,8 @@ def calibrated_bundle(
     temperatures : Temperatures
     metrics : mapping of str to float, or None
         Written into the manifest in place of those there.
+    lesion_threshold : float or None
+        Of the lesion map; None keeps that of the bundle.
 
     Returns
     -------
@@ -92,4 +113,6 @@ def calibrated_bundle(
     }
     if metrics is not None:
         manifest["metrics"] = dict(metrics)
+    if lesion_threshold is not None:
+        manifest["thresholds"]["lesion"] = lesion_threshold
     return write_bundle(out, manifest, bundle.slice_net, bundle.patient_net)

@@ -12,7 +12,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["TOLERANCE_PX", "MapTally", "dice", "histogram_auc", "points_at"]
+__all__ = [
+    "TOLERANCE_PX",
+    "MapTally",
+    "best_threshold",
+    "dice",
+    "histogram_auc",
+    "points_at",
+]
 
 TOLERANCE_PX = 15
 """Pixels of a 512-column image, as in Zhang et al., "Top-down Neural Attention by Excitation
@@ -80,6 +87,30 @@ def histogram_auc(lesion: NDArray[np.integer], other: NDArray[np.integer]) -> fl
     below = np.cumsum(negative) - negative
     wins = np.sum(positive * (below + negative / 2))
     return float(wins / (positive.sum() * negative.sum()))
+
+
+def best_threshold(lesion: NDArray[np.integer], other: NDArray[np.integer]) -> tuple[float, float]:
+    """Threshold of the map at which lesion and what lies above it agree best.
+
+    Parameters
+    ----------
+    lesion, other : ndarray of int, shape (levels,)
+        Pixels of the lung at each value of the map, in lesion and outside it.
+
+    Returns
+    -------
+    threshold : float
+        In (0, 1): pixels at or above it count.
+    dice : float
+        Of all these pixels together; NaN where there is no lesion.
+    """
+    above_lesion = np.cumsum(lesion[::-1])[::-1][1:].astype(np.float64)
+    above_other = np.cumsum(other[::-1])[::-1][1:].astype(np.float64)
+    if not lesion.sum():
+        return 0.5, float("nan")
+    agreement = 2 * above_lesion / (above_lesion + above_other + lesion.sum())
+    best = int(agreement.argmax())
+    return (best + 1) / len(lesion), float(agreement[best])
 
 
 @dataclass(slots=True)

@@ -16,10 +16,10 @@ from inference.errors import SeriesError
 from inference.volume import load_volume
 from training.cohort.case_series import SeriesProblem, StackFiles, stack_of
 from training.cohort.table import Cohort, CohortRow
+from training.cohort.truth import CaseTruth, file_digest, read_truth, slice_truth
 from training.errors import CohortError
 from training.evaluation.localisation import MapTally
 from training.evaluation.predictions import Prediction
-from training.evaluation.truth import CaseTruth, file_digest, read_truth, slice_truth
 
 __all__ = ["Case", "PatientReading", "find_case", "read_case"]
 

@@ -72,7 +72,9 @@ class Case:
     slices : int or None
         Drawn from thickness and size where None.
     slice_mm : float or None
-        Thickness and distance of slices; drawn where None.
+        Distance of slices; drawn where None.
+    thickness_mm : float or None
+        Of slices; None: their distance. Thinner ones leave gaps, as in high-resolution CT.
     rows : int
         Rows and columns.
     severity_percent : float or None
@@ -101,20 +103,24 @@ class Case:
         family: Family = Family.TRAINING,
         slices: int | None = None,
         slice_mm: float | None = None,
+        thickness_mm: float | None = None,
         rows: int = 512,
         severity_percent: float | None = None,
         scanner: Scanner | None = None,
         shares: Shares | None = None,
     ) -> None:
         _require_sizes(slices, slice_mm, rows, severity_percent)
+        _require_sizes(None, thickness_mm, rows, None)
         self.label, self.seed, self.family = label, seed, family
         self._shares = shares or Shares()
         person = draw_person(seed, family)
         span = (BOTTOM_PART - TOP_PART) * person.lung_mm
         if slice_mm is None and slices is not None:
             slice_mm = float(np.clip(round(span / slices, 2), 0.3, 20))
-        self.scanner = scanner or draw_scanner(seed, family, 330 * person.width, slice_mm, rows)
+        thick = thickness_mm or slice_mm
+        self.scanner = scanner or draw_scanner(seed, family, 330 * person.width, thick, rows)
         self.slice_mm = slice_mm or self.scanner.thickness_mm
+        self.thickness_mm = thickness_mm or self.slice_mm
         if slices is None:
             self.slices = int(np.clip(np.ceil(span / self.slice_mm), _MIN_SLICES, _MAX_SLICES))
         else:
@@ -213,7 +219,7 @@ class Case:
         depth = self._motion.depth(self.depth_mm(index))
         part = depth / self.person.lung_mm
         smear = self._motion.spread(part)
-        thick = float(np.hypot(self.slice_mm, smear))
+        thick = float(np.hypot(self.thickness_mm, smear))
         count = 1 + (thick > 2.4) + (thick > 4.4) + (thick > 7.5) + 2 * (smear > 3)
         offsets = (np.arange(count) - (count - 1) / 2) * thick / count
         # Lungs change fast with depth; for what is around them two layers do.

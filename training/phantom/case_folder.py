@@ -23,7 +23,7 @@ from training.phantom.series import SeriesIdentity, instance_of
 
 __all__ = ["GENERATOR_VERSION", "SEVERE_PERCENT", "write_case", "write_simple_series"]
 
-GENERATOR_VERSION = "3"
+GENERATOR_VERSION = "4"
 SEVERE_PERCENT = 25.0
 _VISIBLE_MM2 = 12.0  # a slice is labelled where it shows so much lesion
 
@@ -90,12 +90,16 @@ def _fill(case: Case, folder: Path, progress: Progress | None) -> None:
 
 
 def _save(case: Case, drawn: TrueSlice, index: int, identity: SeriesIdentity, folder: Path) -> None:
-    instance = instance_of(drawn.hu, index, identity, case.person, case.scanner, case.slice_mm)
+    instance = instance_of(
+        drawn.hu, index, identity, case.person, case.scanner, case.slice_mm, case.thickness_mm
+    )
     instance.save_as(folder / f"{index + 1:04d}.dcm", enforce_file_format=True)
 
 
 def _identity(case: Case) -> SeriesIdentity:
-    sizes = (case.slices, case.rows, f"{case.slice_mm:g}", f"{case.severity_asked:g}")
+    sizes = [case.slices, case.rows, f"{case.slice_mm:g}", f"{case.severity_asked:g}"]
+    if case.thickness_mm != case.slice_mm:
+        sizes.append(f"{case.thickness_mm:g}")
     words = (case.family, case.label.key, case.seed, *sizes, case.scanner)
     letter = "T" if case.family is Family.TEST else "P"
     return SeriesIdentity("/".join(map(str, words)), f"PH{letter}{case.seed:08d}", case.seed)
@@ -125,6 +129,7 @@ def _truth(case: Case, identity: SeriesIdentity, rows: list[dict[str, Any]]) -> 
         "effusion": case.has_effusion,
         "artefacts": list(case.artefacts),
         "slice_mm": case.slice_mm,
+        "thickness_mm": case.thickness_mm,
         "person": asdict(case.person),
         "scanner": asdict(case.scanner),
         "slices": rows,

@@ -41,6 +41,7 @@ class CasePlan:
     family: Family
     slices: int
     slice_mm: float
+    thickness_mm: float
     rows: int
     severity_percent: float | None
     shares: Shares
@@ -53,6 +54,7 @@ class CasePlan:
             family=self.family,
             slices=self.slices,
             slice_mm=self.slice_mm,
+            thickness_mm=self.thickness_mm,
             rows=self.rows,
             severity_percent=self.severity_percent,
             shares=self.shares,
@@ -81,6 +83,11 @@ def _plan(spec: FamilySpec, label: DiseaseClass, seed: int) -> CasePlan:
     if label is not DiseaseClass.HEALTHY:
         small, large = spec.severity_percent
         severity = float(small * (large / small) ** (random.random() ** 0.8))
+    distance = round(float(np.clip(span / slices, 0.3, 20.0)), 3)
+    thickness = distance
+    if spec.thickness_mm is not None:
+        thin, thick = spec.thickness_mm
+        thickness = min(distance, round(float(thin * (thick / thin) ** random.random()), 2))
     letter = "T" if spec.family is Family.TEST else "P"
     return CasePlan(
         f"PH{letter}{seed:08d}",
@@ -88,7 +95,8 @@ def _plan(spec: FamilySpec, label: DiseaseClass, seed: int) -> CasePlan:
         seed,
         spec.family,
         slices,
-        round(float(np.clip(span / slices, 0.3, 20.0)), 3),
+        distance,
+        thickness,
         spec.rows,
         severity,
         spec.shares,
@@ -182,6 +190,7 @@ def _is_there(plan: CasePlan, folder: Path) -> bool:
         and len(truth["slices"]) == plan.slices
         and truth["scanner"]["rows"] == plan.rows
         and truth["slice_mm"] == plan.slice_mm
+        and truth["thickness_mm"] == plan.thickness_mm
         and truth["severity_asked_percent"] == round(plan.severity_percent or 0.0, 4)
     )
     if not same:

@@ -26,7 +26,8 @@ h1n1 = 30
 cap = 30
 rows = 256                       # rows and columns of a slice
 slices = [24, 60]                # fewest and most slices of a series
-slice_mm = [4.0, 10.0]           # thickness and distance, from … to
+slice_mm = [4.0, 10.0]           # distance of slices, from … to
+thickness_mm = [1.0, 8.0]        # of slices, at most their distance; left out: their distance
 severity_percent = [0.5, 50.0]   # diseased part of the lungs, from … to
 
 [training.artefacts]             # share of patients with each; left out: as the generator has it
@@ -63,6 +64,8 @@ class FamilySpec:
     rows : int
     slices : (int, int)
     slice_mm, severity_percent : (float, float)
+    thickness_mm : (float, float) or None
+        None: the distance.
     shares : Shares
     """
 
@@ -71,6 +74,7 @@ class FamilySpec:
     rows: int
     slices: tuple[int, int]
     slice_mm: tuple[float, float]
+    thickness_mm: tuple[float, float] | None
     severity_percent: tuple[float, float]
     shares: Shares
 
@@ -113,7 +117,8 @@ def read_spec(path: Path) -> CohortSpec:
 def _family(reader: _Reader, family: Family, table: dict[str, Any]) -> FamilySpec:
     prefix = f"{family}."
     classes = [label.key for label in DiseaseClass]
-    keys = {*classes, "rows", "slices", "slice_mm", "severity_percent", "artefacts"}
+    sizes = {"rows", "slices", "slice_mm", "thickness_mm", "severity_percent"}
+    keys = {*classes, *sizes, "artefacts"}
     reader.no_others(table, prefix, keys)
     counts = [reader.whole(table, key, 0, 0, 1_000_000, prefix) for key in classes]
     slices = reader.span(table, "slices", (24, 495), (4, 495), prefix)
@@ -128,6 +133,9 @@ def _family(reader: _Reader, family: Family, table: dict[str, Any]) -> FamilySpe
         reader.whole(table, "rows", 512, 64, 1024, prefix),
         (int(slices[0]), int(slices[1])),
         reader.span(table, "slice_mm", (1.0, 10.0), (0.3, 20.0), prefix),
+        reader.span(table, "thickness_mm", (1.0, 10.0), (0.3, 20.0), prefix)
+        if "thickness_mm" in table
+        else None,
         reader.span(table, "severity_percent", SEVERITIES[family], (0.1, 80.0), prefix),
         Shares(**shares),
     )

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass
 
 from training.phantom.geometry import stream
 
 __all__ = ["Family", "Person", "draw_person"]
+
+# Of lung_mm × width × depth. At 469 a chest held 10.9 litres of air; nobody does (the node takes
+# no more than 10, inference.anatomy).
+_LARGEST_MM = 395.0
 
 
 class Family(enum.StrEnum):
@@ -90,12 +95,16 @@ def draw_person(seed: int, family: Family) -> Person:
     breath = float(random.beta(5, 1.6))  # 1 is a full breath
     size = random.normal(0.95 if female else 1.03, 0.045 * wide)
     right_dome = random.uniform(0.66, 0.76) - 0.05 * (1 - breath)
+    lung_mm = float(size * random.uniform(235, 275) * (0.80 + 0.20 * breath))
+    width = float(size * random.normal(1.0, 0.045 * wide))
+    depth = float(size * random.normal(1.0 + age / 1000, 0.05 * wide) * (0.94 + 0.06 * breath))
+    slimmer = min(1.0, math.sqrt(_LARGEST_MM / (lung_mm * width * depth)))
     return Person(
         female=female,
         age=age,
-        lung_mm=float(size * random.uniform(235, 275) * (0.80 + 0.20 * breath)),
-        width=float(size * random.normal(1.0, 0.045 * wide)),
-        depth=float(size * random.normal(1.0 + age / 1000, 0.05 * wide) * (0.94 + 0.06 * breath)),
+        lung_mm=lung_mm,
+        width=width * slimmer,
+        depth=depth * slimmer,
         power_mix=float(random.uniform(0, 1)),
         fat_mm=float(3 + 30 * stout * random.uniform(0.6, 1.3) * wide),
         muscle_mm=float(random.uniform(10, 21) * (0.85 if female else 1.1) * (1 - age / 400)),

@@ -48,6 +48,7 @@ def instance_of(
     person: Person,
     scanner: Scanner,
     slice_mm: float,
+    thickness_mm: float,
 ) -> FileDataset:
     """Return one slice as an instance that can be saved.
 
@@ -59,17 +60,18 @@ def instance_of(
     identity : SeriesIdentity
     person : Person
     scanner : Scanner
-    slice_mm : float
-        Thickness and distance of slices.
+    slice_mm, thickness_mm : float
+        Distance and thickness of slices.
     """
-    dataset = _header(identity, person, slice_mm)
+    dataset = _header(identity, person, thickness_mm)
+    dataset.SliceThickness = f"{thickness_mm:g}"
     _put_equipment(dataset, scanner)
     _place(dataset, index, identity, scanner, slice_mm)
     _put_pixels(dataset, slice_hu, scanner)
     return _as_file(dataset)
 
 
-def _header(identity: SeriesIdentity, person: Person, slice_mm: float) -> Dataset:
+def _header(identity: SeriesIdentity, person: Person, thickness_mm: float) -> Dataset:
     """Everything that does not change from slice to slice."""
     dataset = Dataset()
     dataset.SpecificCharacterSet = "ISO_IR 192"
@@ -92,7 +94,7 @@ def _header(identity: SeriesIdentity, person: Person, slice_mm: float) -> Datase
     dataset.StudyID = "1"
     dataset.StudyDescription = "Synthetic chest CT"
     dataset.SeriesNumber = 2
-    dataset.SeriesDescription = f"Thorax {slice_mm:g} mm, synthetic phantom"
+    dataset.SeriesDescription = f"Thorax {thickness_mm:g} mm, synthetic phantom"
     dataset.AcquisitionNumber = 1
     dataset.Modality = "CT"
     dataset.BodyPartExamined = "CHEST"
@@ -140,7 +142,6 @@ def _place(
     dataset.ImagePositionPatient = [f"{value:.8g}" for value in (x, y, z)]
     dataset.ImageOrientationPatient = ["1", "0", "0", *(f"{value:.8g}" for value in down)]
     dataset.PixelSpacing = [f"{row_mm:.8g}", f"{pixel:.8g}"]
-    dataset.SliceThickness = f"{slice_mm:g}"
     dataset.SpacingBetweenSlices = f"{slice_mm * np.cos(tilt):.6g}"
     dataset.SliceLocation = f"{table:.6g}"
 

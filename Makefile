@@ -59,8 +59,9 @@ unit: $(VENV)/.installed-test  ## pytest alone, the built wheel included [PYTEST
 	@$(BIN)/pytest -n $(or $(JOBS),2) --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: chaos
-chaos: $(VENV)/.installed-test  ## kill, starve and freeze a real node N times; count losses [N=200] [SEED=1]
-	@$(BIN)/python tests/chaos/drive.py --faults $(or $(N),200) --seed $(or $(SEED),1)
+chaos: $(VENV)/.installed-test  ## make N faults in a real node; count losses [N=200] [SEED=1] [TOPOLOGY=cluster] [MARKDOWN=FILE]
+	@$(BIN)/python tests/chaos/drive.py --faults $(or $(N),200) --seed $(or $(SEED),1) \
+		--topology $(or $(TOPOLOGY),single) $(if $(MARKDOWN),--markdown '$(MARKDOWN)')
 
 .PHONY: fuzz
 fuzz: $(VENV)/.installed-test  ## throw broken bytes at a door [DOOR=header] [SECONDS=60]
@@ -75,11 +76,21 @@ format: $(VENV)/.installed-test  ## rewrite the sources in the project's style
 docs: $(VENV)/.installed-test  ## write anew what the documents say from the sources
 	@$(BIN)/python scripts/write_documents.py
 
+# The tool that makes the site is nobody's need at run time: it comes in with the first `make site`.
+$(VENV)/.installed-docs: $(RECIPE)
+	@scripts/make-environment '.[docs]'
+	@touch $(VENV)/.installed $@
+
+.PHONY: site
+site: $(VENV)/.installed-docs  ## the documents as a website in site/, readable without the internet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo 'site/index.html'
+
 .PHONY: lock
 lock:  ## resolve all dependencies anew into constraints.txt
 	@scripts/lock
 
 .PHONY: clean
 clean:  ## remove what was built, the environment included
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -not -path './.git/*' -exec rm -rf {} +

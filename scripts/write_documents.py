@@ -7,6 +7,8 @@
 ``docs/configuration.md``: types, limits and defaults come from the models of
 ``dicom_node.settings``, the meaning from the comment on the field's line and from the docstring's
 ``Attributes``. ``docs/architecture.md``: the layers come from the import contracts.
+``docs/conformance.md``: the tables between ``<!-- table: NAME -->`` and ``<!-- end -->`` come from
+``conformance_tables``. ``docs/decisions.md``: the list comes from the headings in ``docs/adr``.
 """
 
 from __future__ import annotations
@@ -26,9 +28,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import conformance_tables  # noqa: E402  beside this file
+
 from dicom_node import settings  # noqa: E402
+from dicom_node.settings import monitoring, peer, sections  # noqa: E402
 from dicom_node.settings import node as node_settings  # noqa: E402
-from dicom_node.settings import peer, sections  # noqa: E402
 
 HEAD = """\
 # Configuration
@@ -62,7 +66,9 @@ def comments(source: str) -> dict[int, str]:
 
 def meanings() -> dict[str, dict[str, str]]:
     """Return class name → field → what the source says about it."""
-    source = "".join(inspect.getsource(module) for module in (sections, peer, node_settings))
+    source = "".join(
+        inspect.getsource(module) for module in (sections, monitoring, peer, node_settings)
+    )
     remarks = comments(source)
     found: dict[str, dict[str, str]] = {}
     for node in ast.parse(source).body:
@@ -156,17 +162,46 @@ def architecture(page: str) -> str:
     return head + "\n".join(layers) + tail if block else page
 
 
+TABLE = re.compile(r"(<!-- table: ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def conformance(page: str) -> str:
+    """Return docs/conformance.md with the tables that the code gives today."""
+    left_out = set(conformance_tables.BLOCKS) - {name for _, name, _ in TABLE.findall(page)}
+    if left_out:
+        raise SystemExit(f"docs/conformance.md has no place for: {', '.join(sorted(left_out))}")
+    return TABLE.sub(
+        lambda found: f"{found[1]}\n{conformance_tables.BLOCKS[found[2]]()}\n\n{found[3]}", page
+    )
+
+
+def decisions(page: str) -> str:
+    """Return docs/decisions.md with all records of docs/adr."""
+    rows = []
+    for record in sorted((ROOT / "docs" / "adr").glob("*.md")):
+        lines = record.read_text(encoding="utf-8").splitlines()
+        number, _, title = lines[0].removeprefix("# ").partition(" · ")
+        status = next(line for line in lines[1:] if line).rstrip(".").lower()
+        rows.append(f"| {number} | [{title}](adr/{record.name}) | {status} |")
+    table = "\n".join(["| | decision | |", "|---|---|---|", *rows])
+    head, mark, _ = page.partition("<!-- decisions -->\n")
+    return f"{head}{mark}\n{table}\n"
+
+
 def main() -> None:
     """Write, or compare."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
-    reference, page = ROOT / "docs" / "configuration.md", ROOT / "docs" / "architecture.md"
     stale = []
-    for document, text in (
-        (reference, configuration()),
-        (page, architecture(page.read_text(encoding="utf-8"))),
+    for name, made in (
+        ("configuration.md", lambda _page: configuration()),
+        ("architecture.md", architecture),
+        ("conformance.md", conformance),
+        ("decisions.md", decisions),
     ):
+        document = ROOT / "docs" / name
+        text = made(document.read_text(encoding="utf-8") if document.exists() else "")
         if not document.exists() or document.read_text(encoding="utf-8") != text:
             stale.append(document.relative_to(ROOT).as_posix())
             if not check:

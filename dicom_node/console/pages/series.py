@@ -1,0 +1,196 @@
+"""One series: what happened to it, what was found, and where the results are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import FileResponse
+from starlette.exceptions import HTTPException
+
+from dicom_node.audit.message import EventID
+from dicom_node.console.access import record as record_in_trail
+from dicom_node.console.context import console_of
+from dicom_node.console.reading import whole
+from dicom_node.console.registry import Page
+from dicom_node.console.rendering import is_fragment, render
+from dicom_node.console.slice_plot import distribution_cells, plot, read_document
+from dicom_node.console.timeline import timeline
+from dicom_node.console.words import KIND_WORDS, journal_words
+from dicom_node.domain import ObjectKind
+from dicom_node.ledger.series_record import (
+    DeliveryRecord,
+    SeriesRecord,
+    instance_paths,
+    read_series,
+)
+from dicom_node.ledger.states import DeliveryState
+from inference.domain import DiseaseClass
+
+__all__ = ["PAGE", "record_of"]
+
+router = APIRouter()
+PAGE = Page(router)
+
+_FAILED = {
+    DeliveryState.PARKED,
+    DeliveryState.QUARANTINED,
+    DeliveryState.EXPIRED,
+    DeliveryState.COMMIT_FAILED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectGroup:
+    """The written objects of one kind, and how far they are at each destination."""
+
+    words: str
+    count: int
+    size_bytes: int
+    states: dict[str, dict[str, int]]  # destination → state → count
+
+
+@router.get("/series/{series_id}")
+def show(request: Request, series_id: int) -> Response:
+    """Show everything about a series; as a fragment, what changes while one looks."""
+    record = record_of(request, series_id)
+    if is_fragment(request):
+        return render(request, "_series.html", **_values(request, record))
+    record_in_trail(
+        request,
+        "series looked at",
+        event=EventID.INSTANCES_ACCESSED,
+        kind=None,
+        action="R",
+        studies=(record.row.status.study_instance_uid,),
+    )
+    return render(request, "series.html", **_values(request, record))
+
+
+@router.get("/series/{series_id}/thumbnails")
+def thumbnails(request: Request, series_id: int) -> Response:
+    """Make the small pictures if there are none yet, and show them."""
+    console = console_of(request)
+    record = record_of(request, series_id)
+    analysis_id = record.newest.analysis_id
+    settings = console.settings()
+    found = []
+    if analysis_id is not None:
+        overlays = sorted(
+            settings.results_dir / item.path
+            for item in record.objects
+            if item.kind == ObjectKind.OVERLAY
+        )
+        paths = instance_paths(console.ledger.database, series_id)
+        sources = {uid: settings.spool_dir / path for uid, path in paths.items()}
+        found = console.thumbnails.of_reading(analysis_id, overlays, sources)
+    return render(
+        request, "_thumbnails.html", record=record, thumbnails=found, analysis_id=analysis_id
+    )
+
+
+@router.get("/series/{series_id}/thumbnail/{analysis_id}/{number}/{layer}")
+def thumbnail(
+    request: Request, series_id: int, analysis_id: int, number: int, layer: Literal["map", "ct"]
+) -> Response:
+    """Send one small picture."""
+    if analysis_id not in {r.analysis_id for r in record_of(request, series_id).revisions}:
+        raise HTTPException(404)
+    path = console_of(request).thumbnails.path(analysis_id, number, layer)
+    if path is None:
+        raise HTTPException(404)
+    return FileResponse(
+        path, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"}
+    )
+
+
+def record_of(request: Request, series_id: int) -> SeriesRecord:
+    """Read a series.
+
+    Raises
+    ------
+    HTTPException
+        404: there is none of this id.
+    """
+    record = read_series(console_of(request).ledger.database, series_id)
+    if record is None:
+        raise HTTPException(404, "There is no such series.")
+    return record
+
+
+def _values(request: Request, record: SeriesRecord) -> dict[str, Any]:
+    settings = console_of(request).settings()
+    document = read_document(_folder(settings.results_dir, record)) if record.objects else None
+    distribution = ((document or {}).get("lesion") or {}).get("distribution") or {}
+    return {
+        "record": record,
+        "row": record.row,
+        "status": record.row.status,
+        "steps": timeline(record),
+        "result": whole(record.row.status.result),
+        "classes": list(DiseaseClass),
+        "plot": plot(document["slices"]) if document and document.get("slices") else None,
+        "cells": distribution_cells(distribution.get("map")),
+        "groups": _groups(record),
+        "destinations": _destinations(record),
+        "journal": [(line, journal_words(line.kind)) for line in record.journal],
+    }
+
+
+def _folder(results_dir: Path, record: SeriesRecord) -> Path:
+    """Return where the objects of the newest reading lie: <analysis>/<token>."""
+    return results_dir.joinpath(*Path(record.objects[0].path).parts[:2])
+
+
+def _groups(record: SeriesRecord) -> list[ObjectGroup]:
+    kinds = {item.slot: item.kind for item in record.objects}
+    groups = []
+    for kind in dict.fromkeys(item.kind for item in record.objects):
+        mine = [item for item in record.objects if item.kind == kind]
+        states: dict[str, Counter[str]] = {}
+        for delivery in record.deliveries:
+            if kinds.get(delivery.slot) == kind:
+                states.setdefault(delivery.destination, Counter())[delivery.state] += 1
+        groups.append(
+            ObjectGroup(
+                words=KIND_WORDS.get(kind, kind),
+                count=len({item.slot for item in mine}),
+                size_bytes=sum(item.size_bytes for item in mine if item.rank == 0),
+                states={name: dict(counted) for name, counted in states.items()},
+            )
+        )
+    return groups
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """How far everything is at one destination."""
+
+    name: str
+    failed: int
+    errors: tuple[tuple[str, int | None], ...]  # words, DIMSE status
+    next_attempt_at: float | None
+
+
+def _destinations(record: SeriesRecord) -> list[Destination]:
+    found = []
+    for summary in record.row.status.deliveries:
+        mine: list[DeliveryRecord] = [
+            item for item in record.deliveries if item.destination == summary.destination
+        ]
+        errors = dict.fromkeys((item.error, item.status) for item in mine if item.error)
+        if summary.last_error and not errors:
+            errors = {(summary.last_error, None): None}
+        waits = any(item.state == DeliveryState.WAITING for item in mine)
+        found.append(
+            Destination(
+                name=summary.destination,
+                failed=sum(item.state in _FAILED for item in mine),
+                errors=tuple(errors)[:5],
+                next_attempt_at=summary.next_attempt_at if waits else None,
+            )
+        )
+    return found

@@ -1,0 +1,136 @@
+"""From the first image to the last commitment: what happened to a series, and how long it took."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from dicom_node.completion import ClosingReason
+from dicom_node.ledger.series_record import DeliveryRecord, SeriesRecord
+from dicom_node.ledger.states import DeliveryState
+from dicom_node.status_words import in_words
+
+__all__ = ["Step", "timeline"]
+
+_HELD = {
+    DeliveryState.SENT,
+    DeliveryState.COMMIT_REQUESTED,
+    DeliveryState.COMMITTED,
+    DeliveryState.VERIFIED,
+    DeliveryState.COMMIT_FAILED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that happened, or is happening (`at` None).
+
+    Attributes
+    ----------
+    took_s : float or None
+        Since the step before; None for the first, and for what has no end yet.
+    tone : str
+        good, busy, wait, bad or quiet.
+    """
+
+    title: str
+    at: float | None
+    words: str = ""
+    tone: str = "good"
+    took_s: float | None = None
+
+
+def timeline(record: SeriesRecord) -> list[Step]:
+    """Return the steps of the newest revision, the first image first."""
+    steps = list(_steps(record))
+    before: float | None = None
+    timed = []
+    for step in steps:
+        took = None if step.at is None or before is None else max(0.0, step.at - before)
+        timed.append(replace(step, took_s=took))
+        before = step.at if step.at is not None else before
+    return timed
+
+
+def _steps(record: SeriesRecord) -> Iterator[Step]:
+    status, revision = record.row.status, record.newest
+    source = status.source_ae or "an unknown sender"
+    yield Step("First image", status.first_arrival_at, f"from {source}")
+    if revision.number > 1:
+        words = f"images came late: revision {revision.number} took the place of the one before"
+        yield Step("Late images", revision.opened_at, words, "wait")
+    images = f"{revision.instance_count} images"
+    if status.expected is not None:
+        images += f", the source states {status.expected}"
+    if revision.closed_at is None:
+        yield Step("Receiving", None, f"{images}; {status.waiting_for or 'more may come'}", "busy")
+        return
+    yield Step("Last image", revision.last_arrival_at, images)
+    reason = ClosingReason(revision.closing_reason) if revision.closing_reason else None
+    yield Step(
+        "Complete",
+        revision.closed_at,
+        f"because {reason.text}" if reason else "",
+        "good" if reason and reason.is_confirmed else "wait",
+    )
+    yield from _analysis(record)
+    deliveries: list[list[Step]] = []
+    for destination in dict.fromkeys(item.destination for item in record.deliveries):
+        mine = [item for item in record.deliveries if item.destination == destination]
+        deliveries.append(list(_delivery(destination, mine)))
+    # In the order they happened; what has not, comes last.
+    for steps in sorted(deliveries, key=lambda steps: steps[0].at or float("inf")):
+        yield from steps
+
+
+def _analysis(record: SeriesRecord) -> Iterator[Step]:
+    status, revision = record.row.status, record.newest
+    if revision.analysis_id is None:
+        tone = {"skipped": "quiet", "rejected": "bad"}.get(revision.state, "wait")
+        ended = [line.at for line in record.journal if line.kind == f"series_{revision.state}"]
+        at = ended[0] if ended and tone != "wait" else None
+        title = {"skipped": "Not analysed", "rejected": "Cannot be analysed"}.get(
+            revision.state, "Waits for selection"
+        )
+        yield Step(title, at, status.reason, tone)
+        return
+    yield Step("Chosen", revision.queued_at, "for analysis")
+    attempt = f"attempt {revision.attempts}" if revision.attempts > 1 else ""
+    if revision.started_at is not None:
+        yield Step("Analysis began", revision.started_at, attempt)
+    match revision.analysis_state:
+        case "done":
+            yield Step("Analysed", revision.finished_at)
+        case "waiting" | "running":
+            tone = "wait" if revision.analysis_state == "waiting" else "busy"
+            yield Step(in_words(status).capitalize(), None, status.reason, tone)
+        case "skipped":
+            yield Step("Not analysed", revision.finished_at, status.reason, "quiet")
+        case _:
+            words = in_words(status).partition(":")[0].capitalize()
+            yield Step(words, revision.finished_at, status.reason, "bad")
+
+
+def _delivery(destination: str, deliveries: list[DeliveryRecord]) -> Iterator[Step]:
+    total = len(deliveries)
+    sent = [item.sent_at for item in deliveries if item.sent_at is not None]
+    held = sum(item.state in _HELD for item in deliveries)
+    errors = [item.error for item in deliveries if item.error]
+    if held < total:
+        ended = all(item.state != DeliveryState.WAITING for item in deliveries)
+        words = f"{held} of {total} objects" + (f"; {errors[0]}" if errors else "")
+        title = f"Delivery to {destination} failed" if ended else f"Delivering to {destination}"
+        yield Step(title, None, words, "bad" if ended else "busy")
+        return
+    yield Step(f"Delivered to {destination}", max(sent, default=None), f"{total} objects")
+    committed = [item.committed_at for item in deliveries if item.committed_at is not None]
+    if any(item.state == DeliveryState.COMMIT_FAILED for item in deliveries):
+        yield Step(f"No proof from {destination}", None, errors[0] if errors else "", "bad")
+    elif committed and all(item.state == DeliveryState.COMMITTED for item in deliveries):
+        yield Step(f"Committed by {destination}", max(committed), f"{total} objects")
+    elif all(
+        item.state in (DeliveryState.VERIFIED, DeliveryState.COMMITTED) for item in deliveries
+    ):
+        yield Step(f"Found at {destination}", None, "by C-FIND")
+    elif any(item.state == DeliveryState.COMMIT_REQUESTED for item in deliveries):
+        yield Step(f"Waits for {destination}", None, "it was asked to commit", "wait")

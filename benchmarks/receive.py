@@ -5,6 +5,11 @@
 Writes a synthetic series of 512 × 512 × 16 bit, sends it to the listener and, where installed, to
 storescp and Orthanc as shipped, and prints images/s, MB/s and the receiver's peak memory (RSS of
 its process tree). Each receiver starts empty; the fastest of ``--repeat`` runs counts.
+
+``python benchmarks/receive.py --price-of-fsync [--associations 1 4 16] [--json FILE]``
+
+What durability costs: the same listener with ``os.fsync`` and SQLite's syncs made no-ops, in turns
+with the one that ships, so that a busy disk slows both. The median of the pairwise ratios counts.
 """
 
 from __future__ import annotations
@@ -14,14 +19,12 @@ import contextlib
 import json
 import os
 import shutil
-import signal
-import socket
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +34,9 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from rich.console import Console
 from rich.table import Table
 
-ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from receivers import RECEIVERS, CarelessListener, Listener, Receiver
 
 
 def write_series(directory: Path, slices: int) -> int:
@@ -61,139 +66,6 @@ def write_series(directory: Path, slices: int) -> int:
         ds.save_as(path, enforce_file_format=True)
         total += path.stat().st_size
     return total
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Receiver:
-    """One receiver as a child process; subclasses say how it starts and what it holds."""
-
-    name = ""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.port = free_port()
-
-    def command(self) -> list[str]:
-        """Return what starts it; configuration files are written on the way."""
-        raise NotImplementedError
-
-    def stored(self) -> int:
-        """Return how many images it has kept."""
-        raise NotImplementedError
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[int]:
-        """Run it; yields its process id when it accepts connections."""
-        command = self.command()
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        with (self.directory / "log").open("w") as log:
-            process = subprocess.Popen(
-                command, stdout=log, stderr=log, cwd=self.directory, env=environment
-            )
-        try:
-            deadline = time.monotonic() + 30
-            while time.monotonic() < deadline:
-                with contextlib.suppress(OSError):
-                    socket.create_connection(("127.0.0.1", self.port), 1).close()
-                    break
-                time.sleep(0.1)
-            else:
-                raise RuntimeError((self.directory / "log").read_text())
-            yield process.pid
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-class Listener(Receiver):
-    """The node: everything is durable before it answers."""
-
-    name = "m3lung listener (durable)"
-    processes = 1
-
-    def command(self) -> list[str]:
-        """Return what starts it."""
-        (self.directory / "node.toml").write_text(
-            f'state_dir = "{self.directory / "state"}"\nlog_level = "warning"\n'
-            f"[listener]\nport = {self.port}\nprocesses = {self.processes}\nmin_free_bytes = 0\n"
-            "accept_unknown_callers = true\n"
-        )
-        return [
-            sys.executable, "-m", "dicom_node.listener",
-            "--config", str(self.directory / "node.toml"),
-        ]  # fmt: skip
-
-    def stored(self) -> int:
-        """Return how many images it has kept."""
-        return len(list((self.directory / "state/spool/instances").glob("*/*.dcm")))
-
-
-class TwoListeners(Listener):
-    """Two processes on one port."""
-
-    name = "m3lung listener, 2 processes (durable)"
-    processes = 2
-
-
-class StoreSCP(Receiver):
-    """DCMTK's receiver; syncs nothing."""
-
-    name = "DCMTK storescp --fork, as shipped"
-
-    def command(self) -> list[str]:
-        """Return what starts it."""
-        (self.directory / "out").mkdir()
-        return ["storescp", "--fork", "-aet", "M3LUNG", "-od", "out", str(self.port)]
-
-    def stored(self) -> int:
-        """Return how many images it has kept."""
-        return len(list((self.directory / "out").iterdir()))
-
-
-class Orthanc(Receiver):
-    """A PACS; syncs nothing by default."""
-
-    name = "Orthanc, as shipped"
-
-    def command(self) -> list[str]:
-        """Return what starts it."""
-        self.http_port = free_port()
-        configuration = {
-            "StorageDirectory": str(self.directory / "db"),
-            "IndexDirectory": str(self.directory / "db"),
-            "DicomAet": "M3LUNG",
-            "DicomPort": self.port,
-            "HttpPort": self.http_port,
-            "RemoteAccessAllowed": False,
-        }
-        path = self.directory / "orthanc.json"
-        path.write_text(json.dumps(configuration))
-        return [shutil.which("Orthanc") or "/usr/sbin/Orthanc", str(path)]
-
-    def stored(self) -> int:
-        """Return how many images it has kept."""
-        import urllib.request
-
-        url = f"http://127.0.0.1:{self.http_port}/statistics"
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            return int(json.load(answer)["CountInstances"])
-
-
-RECEIVERS: dict[str, type[Receiver]] = {
-    "m3lung": Listener,
-    "m3lung-2": TwoListeners,
-    "storescp": StoreSCP,
-    "orthanc": Orthanc,
-}
 
 
 class PeakMemory(threading.Thread):
@@ -252,7 +124,95 @@ def main() -> None:
     )
     parser.add_argument("--receiver", choices=list(RECEIVERS), nargs="+", default=list(RECEIVERS))
     parser.add_argument("--repeat", type=int, default=2)
+    parser.add_argument("--price-of-fsync", action="store_true")
+    parser.add_argument("--limit-s", type=float, default=200.0, help="of --price-of-fsync")
+    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    if options.price_of_fsync:
+        price_of_fsync(options)
+    else:
+        compare_receivers(options)
+
+
+def parts(scratch: Path, associations: int) -> list[Path]:
+    """Return the series in as many folders as there are associations."""
+    if (scratch / f"part-{associations}-0").exists():
+        return sorted(scratch.glob(f"part-{associations}-*"))
+    return split(scratch / "series", associations, scratch)
+
+
+def price_of_fsync(options: argparse.Namespace) -> None:
+    """Print what durable receiving keeps of the speed that it would have without."""
+    began = time.monotonic()
+    rows: list[dict[str, object]] = []
+    with tempfile.TemporaryDirectory(prefix="m3lung-receive-") as name:
+        scratch = Path(name)
+        write_series(scratch / "series", options.slices)
+        for associations in options.associations:
+            folders = parts(scratch, associations)
+            pairs: list[tuple[float, float]] = []
+            share = (options.limit_s - (time.monotonic() - began)) / (
+                len(options.associations) - len(rows)
+            )
+            until = time.monotonic() + share
+            while len(pairs) < options.repeat and (not pairs or time.monotonic() < until):
+                durable, careless = (
+                    options.slices / seconds_to_receive(kind, folders, options, scratch)
+                    for kind in (Listener, CarelessListener)
+                )
+                pairs.append((durable, careless))
+            rows.append(
+                {
+                    "associations": associations,
+                    "pairs": len(pairs),
+                    "durable images/s": statistics.median(pair[0] for pair in pairs),
+                    "without fsync images/s": statistics.median(pair[1] for pair in pairs),
+                    "ratio": statistics.median(pair[0] / pair[1] for pair in pairs),
+                }
+            )
+        waits = seconds_of_fsync(scratch)
+    title = f"{options.slices} CT slices of 0.5 MB, {options.sender[0]}; fsync of one: {waits}"
+    table = Table(title=title)
+    for column in rows[0]:
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(*(f"{v:.2f}" if k == "ratio" else f"{v:.0f}" for k, v in row.items()))
+    Console(width=110).print(table)
+    if options.json:
+        document = {"fsync of 0.5 MB": waits, "load": os.getloadavg()[0], "rows": rows}
+        options.json.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def seconds_to_receive(
+    kind: type[Receiver], folders: list[Path], options: argparse.Namespace, scratch: Path
+) -> float:
+    """Return how long one receiver, empty at first, takes for the whole series."""
+    with tempfile.TemporaryDirectory(dir=scratch) as own:
+        receiver = kind(Path(own))
+        with receiver.running():
+            seconds = send(options.sender[0], receiver.port, folders)
+            if receiver.stored() != options.slices:
+                raise RuntimeError(f"{kind.name} kept {receiver.stored()}")
+        return seconds
+
+
+def seconds_of_fsync(folder: Path) -> str:
+    """Measure the disk itself, in words."""
+    samples = []
+    for number in range(30):
+        path = folder / f"probe-{number}"
+        descriptor = os.open(path, os.O_CREAT | os.O_WRONLY)
+        os.write(descriptor, os.urandom(526_000))
+        began = time.perf_counter()
+        os.fsync(descriptor)
+        samples.append(1e3 * (time.perf_counter() - began))
+        os.close(descriptor)
+        path.unlink()
+    return f"{statistics.median(samples):.1f} ms ({min(samples):.1f} to {max(samples):.1f})"
+
+
+def compare_receivers(options: argparse.Namespace) -> None:
+    """Print this node beside storescp and Orthanc."""
     table = Table(title=f"{options.slices} CT slices of 512 × 512 × 16 bit")
     for title in ("receiver", "sender", "associations", "images/s", "MB/s", "peak RSS MB"):
         table.add_column(title, justify="left" if title in ("receiver", "sender") else "right")
@@ -265,11 +225,7 @@ def main() -> None:
                 continue
             for sender in options.sender:
                 for associations in options.associations:
-                    folders = (
-                        split(scratch / "series", associations, scratch)
-                        if not (scratch / f"part-{associations}-0").exists()
-                        else sorted(scratch.glob(f"part-{associations}-*"))
-                    )
+                    folders = parts(scratch, associations)
                     best, peak = float("inf"), 0
                     for _ in range(options.repeat):
                         with tempfile.TemporaryDirectory(dir=scratch) as own:

@@ -134,21 +134,19 @@ class StackEvidence:
 
 def judge(
     evidence: Evidence,
-    read_headers: Callable[[], Sequence[InstanceHeader]],
+    read_stacks: Callable[[], StackEvidence],
     now: float,
     settings: CompletionSettings,
-    min_slices: int,
 ) -> Verdict:
     """Say whether a series is whole, and why or why not.
 
     Parameters
     ----------
-    read_headers : callable
-        Returns the headers of the revision; called only when the decision hangs on positions.
+    read_stacks : callable
+        Returns what :func:`stack_evidence` says of the revision; called only when the decision
+        hangs on positions.
     now : float
         Seconds on the clock of `evidence`. A clock that went back counts as no time at all.
-    min_slices : int
-        Fewer positions prove nothing: the start of a stack is gap-free too.
     """
     waited = max(0.0, now - evidence.first_arrival_at)
     quiet = max(0.0, now - evidence.last_arrival_at)
@@ -172,7 +170,7 @@ def judge(
         return _wait(f"the sender's association was aborted; {otherwise}")
     if quiet < settings.settle_s:
         return _wait(f"waiting until nothing arrives for {settings.settle_s:g} s")
-    stacks = stack_evidence(read_headers(), min_slices)
+    stacks = read_stacks()
     if stacks.gap_free:
         return _close(ClosingReason.RELEASED_AND_GAP_FREE)
     return _wait(f"{stacks.defect}; {otherwise}")
@@ -198,7 +196,8 @@ def stack_evidence(headers: Sequence[InstanceHeader], min_slices: int) -> StackE
     Parameters
     ----------
     min_slices : int
-        Positions that at least one stack must have.
+        Positions that at least one stack must have. Fewer prove nothing: the start of a stack is
+        gap-free too.
     """
     frames = max((header.number_of_frames or 0 for header in headers), default=0)
     groups: dict[tuple[object, ...], list[float]] = defaultdict(list)

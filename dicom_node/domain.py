@@ -60,7 +60,7 @@ class Receipt(enum.StrEnum):
     """What became of a received instance. Every one of these is answered 0x0000."""
 
     STORED = "stored"
-    DUPLICATE = "duplicate"  # same UID, same digest: no effect
+    DUPLICATE = "duplicate"  # same UID, same digest: no effect, but that it is held once more
     CONFLICT = "conflict"  # same UID, other content: first kept, this one quarantined
     OWN_OUTPUT = "own_output"  # one of our own results came back: loop guard
     IGNORED = "ignored"  # another storage class, taken so that a study-level route goes on

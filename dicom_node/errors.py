@@ -11,6 +11,7 @@
     ├── LedgerError
     │   ├── IllegalTransition      a state machine was asked for a pair it does not list
     │   ├── LeaseLost              another worker holds the row now: stop, write nothing
+    │   ├── LedgerGone             the database's file was taken away: nothing is recorded
     │   └── SchemaMismatch         the database is newer or older than this software
     ├── BrokerUnavailable          no nudge was sent; the reconciler sends another
     ├── SeriesRejected             the series cannot be analysed; ``reason`` is for a radiologist
@@ -66,6 +67,10 @@ class IllegalTransition(LedgerError):
 
 class LeaseLost(LedgerError):
     """The lease expired and another worker holds the row: write nothing more."""
+
+
+class LedgerGone(LedgerError):
+    """The file of the database was removed or replaced under the running node."""
 
 
 class SchemaMismatch(LedgerError):

@@ -6,15 +6,20 @@ time. One sweep looks at what is open, never at what is done.
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.audit import Auditor
 from dicom_node.broker import Nudger
-from dicom_node.completion import Evidence, judge
-from dicom_node.errors import BrokerUnavailable, SeriesRejected, SeriesSkipped
+from dicom_node.completion import Evidence, StackEvidence, judge, stack_evidence
+from dicom_node.crashpoints import crash_point
+from dicom_node.errors import BrokerUnavailable, LedgerGone, SeriesRejected, SeriesSkipped
 from dicom_node.header import InstanceHeader
 from dicom_node.ledger import CompletedRevision, Ledger, OpenRevision
 from dicom_node.logs import get_logger, pseudonym
@@ -27,8 +32,9 @@ from dicom_node.selection import (
     read_frames,
     select_stack,
 )
-from dicom_node.settings import NodeSettings, Peer
+from dicom_node.settings import NodeSettings, Peer, SelectionSettings
 from dicom_node.source_query import STUDY_ROOT_FIND, QueryFailed, count_instances
+from dicom_node.stopwatch import Stopwatch
 
 __all__ = ["Reconciler"]
 
@@ -36,6 +42,7 @@ _log = get_logger(__name__)
 
 SWEEP_INTERVAL_S = 0.5
 RENUDGE_AFTER_S = 5.0  # a nudge may be lost with its broker: repeat it
+LEDGER_PAUSE_S = 2.0  # before the next try, when the ledger could not be reached
 
 
 class Reconciler:
@@ -48,16 +55,30 @@ class Reconciler:
     ledger : Ledger
     nudger : Nudger
         Publishes ids; may fail, costs nothing but time then.
+    steady : callable
+        Seconds on a clock that is never set.
+    turned : callable
+        Called after each sweep.
     """
 
     def __init__(
-        self, settings: Callable[[], NodeSettings], ledger: Ledger, nudger: Nudger
+        self,
+        settings: Callable[[], NodeSettings],
+        ledger: Ledger,
+        nudger: Nudger,
+        steady: Callable[[], float] = time.monotonic,
+        turned: Callable[[], None] = lambda: None,
     ) -> None:
+        self._turned = turned
         self._settings = settings
         self._ledger = ledger
         self._nudger = nudger
         self._auditor = Auditor(settings(), "reconcile")
+        self._watch = Stopwatch(steady)
         self._asking: dict[int, Future[int | None]] = {}
+        # What was found out about revisions that wait, so that a sweep reads them once.
+        self._evidence: dict[int, tuple[tuple[int, int], StackEvidence]] = {}
+        self._selected: dict[int, tuple[SelectionSettings, SelectedStack]] = {}
         self._askers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="c-find")
         self._janitor = Janitor(ledger, self._auditor)
         self._tidier = ThreadPoolExecutor(max_workers=1, thread_name_prefix="janitor")
@@ -67,8 +88,15 @@ class Reconciler:
     def run(self, stop: threading.Event) -> None:
         """Sweep until `stop` is set."""
         while not stop.is_set():
-            self.sweep()
-            stop.wait(SWEEP_INTERVAL_S)
+            pause_s = SWEEP_INTERVAL_S
+            try:
+                self.sweep()
+                self._turned()
+            except (SQLAlchemyError, LedgerGone) as error:
+                # The ledger is away or locked. What a sweep leaves undone the next one finds.
+                _log.error("ledger unavailable", error=type(error).__name__)
+                pause_s = LEDGER_PAUSE_S
+            stop.wait(pause_s)
         self._askers.shutdown(wait=False, cancel_futures=True)
         self._tidier.shutdown(wait=True, cancel_futures=True)
 
@@ -76,9 +104,14 @@ class Reconciler:
         """Look once at everything that is open."""
         settings = self._settings()
         self._return_lost_leases(settings)
-        for revision in self._ledger.revisions.receiving(settings.listener.idle_timeout_s + 5.0):
+        receiving = self._ledger.revisions.receiving(settings.listener.idle_timeout_s + 5.0)
+        self._watch.begin_round()
+        for revision in receiving:
             self._judge(revision, settings)
-        self._select(self._ledger.revisions.completed(), settings)
+        _forget_others(self._evidence, receiving)
+        completed = self._ledger.revisions.completed()
+        self._select(completed, settings)
+        _forget_others(self._selected, completed)
         self._nudge()
         self._tidy(settings)
 
@@ -100,15 +133,20 @@ class Reconciler:
     def _return_lost_leases(self, settings: NodeSettings) -> None:
         for analysis_id in self._ledger.analyses.return_expired(settings.analysis.max_attempts):
             _log.warning("analysis lease returned", analysis_id=analysis_id)
+            crash_point("reconciler.after_return")
         for shipment_id in self._ledger.shipments.return_expired():
             _log.warning("shipment lease returned", shipment_id=shipment_id)
 
     def _nudge(self) -> None:
         try:
             for analysis_id in self._ledger.analyses.due(RENUDGE_AFTER_S):
+                crash_point("reconciler.before_nudge")
                 self._nudger.analysis(analysis_id)
+                crash_point("reconciler.after_nudge")
             for shipment_id in self._ledger.shipments.due(RENUDGE_AFTER_S):
+                crash_point("reconciler.before_nudge")
                 self._nudger.delivery(shipment_id)
+                crash_point("reconciler.after_nudge")
         except BrokerUnavailable as error:
             # The ledger keeps the work; the next sweep after RENUDGE_AFTER_S tries again.
             _log.warning("broker unavailable", error=str(error))
@@ -116,8 +154,7 @@ class Reconciler:
     # -- completion -------------------------------------------------------------------------------
 
     def _judge(self, revision: OpenRevision, settings: NodeSettings) -> None:
-        now = self._ledger.database.now()
-        quiet_s = now - revision.last_arrival_at
+        quiet_s, open_s = self._ages(revision)
         source = _queryable_source(settings, revision.source_ae)
         if source is not None:
             revision = self._ask_source(revision, source, settings)
@@ -126,28 +163,47 @@ class Reconciler:
         verdict = judge(
             Evidence(
                 received=revision.instance_count,
-                first_arrival_at=revision.opened_at,
+                first_arrival_at=revision.last_arrival_at + quiet_s - open_s,
                 last_arrival_at=revision.last_arrival_at,
                 associations_over=revision.associations_over,
                 associations_aborted=revision.association_aborted,
                 expected_count=revision.expected_count,
                 asked_at=revision.queried_at,
             ),
-            lambda: self._ledger.revisions.headers(revision.revision_id),
-            now,
+            lambda: self._stack_evidence(revision, settings.selection.min_slices),
+            revision.last_arrival_at + quiet_s,
             settings.completion,
-            settings.selection.min_slices,
         )
         if verdict.reason is None:
             if verdict.waiting_for[:256] != revision.waiting_for:
                 self._ledger.revisions.note_waiting(revision.revision_id, verdict.waiting_for)
         elif self._ledger.revisions.close(revision, verdict.reason):
+            crash_point("reconciler.after_close")
             _log.info(
                 "series complete",
                 series=pseudonym(revision.series_instance_uid),
                 instances=revision.instance_count,
                 reason=str(verdict.reason),
             )
+
+    def _ages(self, revision: OpenRevision) -> tuple[float, float]:
+        """Return how long a revision is quiet, and open; a clock that is set changes neither."""
+        now, key = self._ledger.database.now(), revision.revision_id
+        quiet_s = self._watch.elapsed_s(("arrival", key), revision.last_arrival_at, now)
+        open_s = self._watch.elapsed_s(("opened", key), revision.opened_at, now)
+        return quiet_s, max(quiet_s, open_s)
+
+    def _stack_evidence(self, revision: OpenRevision, min_slices: int) -> StackEvidence:
+        """Say what the positions prove; they are read again only when an image has come."""
+        seen = (revision.instance_count, min_slices)
+        known = self._evidence.get(revision.revision_id)
+        if known is None or known[0] != seen:
+            headers = self._ledger.revisions.headers(revision.revision_id)
+            known = self._evidence[revision.revision_id] = (
+                seen,
+                stack_evidence(headers, min_slices),
+            )
+        return known[1]
 
     def _ask_source(
         self, revision: OpenRevision, source: Peer, settings: NodeSettings
@@ -208,10 +264,15 @@ class Reconciler:
         """Select the stack of each series; set those aside that have none."""
         stacks = []
         for revision in revisions:
-            headers = self._ledger.revisions.headers(revision.revision_id)
             try:
-                stack = select_stack(headers, settings.selection, self._frame_reader(settings))
-                stacks.append((revision, stack))
+                stacks.append((revision, self._stack(revision, settings)))
+            except OSError as error:
+                # The disk does not give an instance: the others go on, this one when it does.
+                _log.error(
+                    "series not readable now",
+                    series=pseudonym(revision.series_instance_uid),
+                    error=errno.errorcode.get(error.errno or 0, "?"),
+                )
             except SeriesSkipped as error:
                 self._ledger.revisions.skip(revision.revision_id, error.reason)
                 _log.info(
@@ -228,6 +289,25 @@ class Reconciler:
                 )
         return stacks
 
+    def _stack(self, revision: CompletedRevision, settings: NodeSettings) -> SelectedStack:
+        """Select the stack of a series; a closed revision that waits for its sisters is kept."""
+        known = self._selected.get(revision.revision_id)
+        if known is None or known[0] != settings.selection:
+            headers = self._ledger.revisions.headers(revision.revision_id)
+            self._require_all(revision, len(headers))
+            stack = select_stack(headers, settings.selection, self._frame_reader(settings))
+            known = self._selected[revision.revision_id] = (settings.selection, stack)
+        return known[1]
+
+    def _require_all(self, revision: CompletedRevision, count: int) -> None:
+        """Late slices of a series that was read long ago: the others have to come again, too."""
+        removed = self._ledger.revisions.removed(revision.revision_id)
+        if removed:
+            raise SeriesRejected(
+                f"{removed} of the {count} images of this series were removed by retention; send "
+                "the whole series again, then use 'm3lung retry'"
+            )
+
     def _frame_reader(
         self, settings: NodeSettings
     ) -> Callable[[InstanceHeader], tuple[FrameGeometry, ...]]:
@@ -243,7 +323,9 @@ class Reconciler:
         self, study_instance_uid: str, members: list[CompletedRevision], settings: NodeSettings
     ) -> bool:
         """Whether sister series had their chance: none receives, and a moment has passed."""
-        waited = self._ledger.database.now() - max(member.closed_at for member in members)
+        closed_at = max(member.closed_at for member in members)
+        now = self._ledger.database.now()
+        waited = self._watch.elapsed_s(("closed", study_instance_uid), closed_at, now)
         if waited >= settings.completion.maximum_wait_s:
             return True
         if waited < settings.completion.study_settle_s:
@@ -287,12 +369,21 @@ class Reconciler:
             },
         )
         if analysis_id is not None:
+            crash_point("reconciler.after_select")
             _log.info(
                 "series selected",
                 series=pseudonym(revision.series_instance_uid),
                 analysis_id=analysis_id,
                 slices=len(stack.sop_instance_uids),
             )
+
+
+def _forget_others(
+    memory: dict[int, Any], revisions: Sequence[OpenRevision | CompletedRevision]
+) -> None:
+    """Drop what is remembered of revisions that are not among these."""
+    for revision_id in memory.keys() - {revision.revision_id for revision in revisions}:
+        del memory[revision_id]
 
 
 def _queryable_source(settings: NodeSettings, ae_title: str) -> Peer | None:

@@ -8,8 +8,9 @@ and the file is found later as one that the ledger does not need.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dicom_node.audit import Auditor
 from dicom_node.errors import OutOfResources
@@ -29,10 +30,17 @@ _SECOND_LOOK_S = 600.0
 
 @dataclass(slots=True)
 class Purged:
-    """How much went."""
+    """How much went.
+
+    Attributes
+    ----------
+    studies : Counter
+        Study Instance UID → how many instances of it.
+    """
 
     instances: int = 0
     size_bytes: int = 0
+    studies: Counter[str] = field(default_factory=Counter)
 
 
 def purge(
@@ -49,9 +57,8 @@ def purge(
         items = ledger.retention.purge(older_than_s, without_proof_s=without_proof_s, limit=_BATCH)
         if not items:
             break
-        # Another instance may have the same content: its file stays.
-        for digest in ledger.retention.unknown({item.digest for item in items}):
-            spool.remove(digest)
+        ledger.retention.remove({item.digest for item in items}, spool.remove)
+        purged.studies.update(item.study_instance_uid for item in items)
         purged.instances += len(items)
         purged.size_bytes += sum(item.size_bytes for item in items)
     return purged
@@ -129,7 +136,7 @@ class Janitor:
             return
         _log.info(event, instances=purged.instances, megabytes=round(purged.size_bytes / 1e6, 1))
         if self._auditor is not None:
-            self._auditor.purged(f"{event}: {purged.instances} images")
+            self._auditor.purged(f"{event}: {purged.instances} images", purged.studies)
 
     def _sweep_directory(self, spool: Spool, number: int, age_s: float) -> None:
         horizon = time.time() - age_s

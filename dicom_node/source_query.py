@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
+from dicom_node.domain import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.errors import ConfigurationError, NodeError
 from dicom_node.settings import NodeSettings, Peer
 from dicom_node.tls import client_context, tls_failure
@@ -157,6 +159,8 @@ def _as_count(value: object) -> int | None:
 def _associate(settings: NodeSettings, peer: Peer) -> Any:
     _reach(settings, peer)
     ae = AE(settings.ae_title)
+    ae.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
+    ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     ae.connection_timeout = settings.delivery.connect_timeout_s
     response_timeout_s = min(settings.delivery.response_timeout_s, _LONGEST_S)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = response_timeout_s

@@ -61,6 +61,10 @@ class SpoolFile:
     inode: int
     modified_at: float
 
+    def is_seen_in(self, status: os.stat_result) -> bool:
+        """Whether `status` is of the very file that was seen."""
+        return (status.st_ino, status.st_mtime) == (self.inode, self.modified_at)
+
 
 class Spool:
     """The instances of one node; any number of processes may share it.
@@ -232,11 +236,12 @@ class Spool:
         path = self.path_of(file.digest)
         aside = self._incoming / f"{secrets.token_hex(16)}.part"
         try:
+            if not file.is_seen_in(path.lstat()):
+                return False
             path.rename(aside)
         except FileNotFoundError:
             return False
-        status = aside.lstat()
-        if (status.st_ino, status.st_mtime) != (file.inode, file.modified_at):
+        if not file.is_seen_in(aside.lstat()):  # received again between the two
             aside.rename(path)
             return False
         aside.unlink()

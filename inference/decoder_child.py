@@ -10,6 +10,7 @@ The conversation, all of it JSON without any code in it::
     child  {"ready": true}                     once, before the first request
     child  {"plane": 0}                        the shared memory holds it; "" from the pool goes on
     child  {"refused": reason, "memory": ...}  instead of a plane; ends the file
+    child  {"disk": true}                      the disk does not give the file
     child  {"unforeseen": type}                an error of ours, not of the file
 """
 
@@ -32,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from inference.errors import UndecodablePixels
+from inference.errors import DiskFailed, UndecodablePixels
 from inference.pixel_file import Plane, read_planes
 from inference.pixels import Padding, Rescale, needs_too_much_memory
 from inference.system_call_filter import refuse_network_and_programs
@@ -138,6 +139,8 @@ def _serve(connection: Connection, memory: mmap.mmap, encoded: bytes) -> None:
             _limit_time(time_limit_s)
     except UndecodablePixels as error:
         answer = {"refused": error.reason, "memory": needs_too_much_memory(error)}
+    except DiskFailed:
+        answer = {"disk": True}
     except MemoryError:
         answer = {"refused": "", "memory": True}
     except (EOFError, OSError):

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from inference.cpus import usable_cpus
 from inference.decoder_child import encode_request
-from inference.errors import DecoderLost, UndecodablePixels
+from inference.errors import DecoderLost, DiskFailed, UndecodablePixels
 from inference.frames import MAX_MATRIX
 from inference.pixel_file import Plane
 
@@ -125,6 +125,8 @@ class DecoderPool:
             took too long.
         DecoderLost
             Two children were killed from outside; the file may be good.
+        DiskFailed
+            The disk does not give the file.
         """
         lease = self._idle.get()
         clean = False
@@ -236,6 +238,8 @@ class _Child:
 
     def _raise_refusal(self, answer: dict[str, Any], plane: Plane) -> None:
         self._is_busy = False
+        if answer.get("disk"):
+            raise DiskFailed(f"the disk does not give the image {plane.label}")
         if answer.get("memory"):
             # What else it holds we do not know: let a fresh one judge, and end this one.
             self._is_spoiled = True

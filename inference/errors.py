@@ -10,7 +10,8 @@
     │   └── NotAChestCt            no two large air regions inside a body
     ├── BundleError                a model bundle is missing, altered or of another kind
     ├── DeviceError                the requested device or precision is not there
-    └── DecoderLost                decoders were killed from outside, or do not start: try again
+    ├── DecoderLost                decoders were killed from outside, or do not start: try again
+    └── DiskFailed                 the disk does not give a file: try again
 """
 
 from __future__ import annotations
@@ -56,6 +57,10 @@ class BundleError(InferenceError):
 
 class DeviceError(InferenceError):
     """The requested device or precision is not available on this machine."""
+
+
+class DiskFailed(InferenceError):
+    """The disk (or the network to it) did not give a file, which may be good."""
 
 
 class DecoderLost(InferenceError):

@@ -17,9 +17,15 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from inference.domain import SliceReference
-from inference.errors import InconsistentSeries, NotAChestCt, UndecodablePixels, UnusableGeometry
+from inference.errors import (
+    DiskFailed,
+    InconsistentSeries,
+    NotAChestCt,
+    UndecodablePixels,
+    UnusableGeometry,
+)
 from inference.pixel_file import Plane
-from inference.pixels import DECODER_ERRORS, Padding, Rescale, padding_of
+from inference.pixels import DECODER_ERRORS, Padding, Rescale, disk_failed, padding_of
 
 __all__ = ["Frame", "Patient", "read_frames"]
 
@@ -123,6 +129,8 @@ def read_frames(path: Path) -> list[Frame]:
     label = path.name
     try:
         return list(_frames(header, path, label))
+    except MemoryError:
+        raise  # ours, not the file's: a header is small
     except DECODER_ERRORS as error:  # InferenceError is none of these
         raise InconsistentSeries(f"The header of the image {label} is damaged.") from error
 
@@ -132,7 +140,11 @@ def _read_header(path: Path) -> Dataset:
         return dcmread(path, stop_before_pixels=True)
     except InvalidDicomError as error:
         raise UndecodablePixels(f"The file {path.name} is not a DICOM file.") from error
+    except MemoryError:
+        raise  # ours, not the file's: a header is small
     except DECODER_ERRORS as error:
+        if disk_failed(error):
+            raise DiskFailed(f"the disk does not give {path.name}") from error
         raise UndecodablePixels(f"The file {path.name} cannot be read.") from error
 
 

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 
-from inference.errors import UndecodablePixels
+from inference.errors import DiskFailed, UndecodablePixels
 from inference.pixels import (
     DECODER_ERRORS,
     Padding,
     Rescale,
     decode_frame,
+    disk_failed,
     needs_too_much_memory,
     to_hu,
 )
@@ -79,6 +80,8 @@ def read_planes(path: Path, planes: Sequence[Plane]) -> Iterator[NDArray[np.int1
     ------
     UndecodablePixels
         The file cannot be read, holds no pixel data, or not those of a plane.
+    DiskFailed
+        The disk does not give the file.
     """
     try:
         instance = dcmread(path)
@@ -86,6 +89,8 @@ def read_planes(path: Path, planes: Sequence[Plane]) -> Iterator[NDArray[np.int1
     except InvalidDicomError as error:
         raise UndecodablePixels(f"The file {path.name} is not a DICOM file.") from error
     except DECODER_ERRORS as error:
+        if disk_failed(error):
+            raise DiskFailed(f"the disk does not give {path.name}") from error
         if needs_too_much_memory(error):
             raise UndecodablePixels(
                 f"The file {path.name} needs more memory than is allowed."

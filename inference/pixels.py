@@ -6,6 +6,7 @@ itself: unused bits, padding, the rescale, and an error a radiologist understand
 
 from __future__ import annotations
 
+import errno
 import struct
 import zlib
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ __all__ = [
     "Padding",
     "Rescale",
     "decode_frame",
+    "disk_failed",
     "needs_too_much_memory",
     "padding_of",
     "to_hu",
@@ -64,6 +66,17 @@ def needs_too_much_memory(error: BaseException) -> bool:
             return True
         link = link.__cause__ or link.__context__
     return False
+
+
+_DISK_ERRORS = {
+    errno.EIO, errno.ENODEV, errno.ENXIO, errno.EREMOTEIO, errno.ESTALE, errno.ETIMEDOUT,
+    errno.EHOSTDOWN, errno.EHOSTUNREACH,
+}  # fmt: skip
+
+
+def disk_failed(error: BaseException) -> bool:
+    """Whether `error` is the disk's fault, or a network file system's, and not the file's."""
+    return isinstance(error, OSError) and error.errno in _DISK_ERRORS
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dicom_node.audit.flood import FloodGate
 from dicom_node.audit.message import (
@@ -16,6 +16,7 @@ from dicom_node.audit.message import (
     Outcome,
     Role,
     application,
+    console_user,
     message,
     network_peer,
     person,
@@ -23,6 +24,9 @@ from dicom_node.audit.message import (
 from dicom_node.audit.trail import AuditTrail
 from dicom_node.logs import get_logger, pseudonym
 from dicom_node.settings import NodeSettings
+
+if TYPE_CHECKING:
+    from dicom_node.ledger import TakenReport  # the trail is written without a database, too
 
 __all__ = ["Auditor", "Transfer"]
 
@@ -170,10 +174,48 @@ class Auditor:
             ],
         )
 
-    def purged(self, words: str) -> None:
+    def commitment_reported(
+        self, taken: TakenReport | None, *, ae_title: str, address: str
+    ) -> None:
+        """Record what a peer takes responsibility for, and what it does not.
+
+        `taken` is None for a transaction that this peer was never asked for. Such reports, and
+        those that change nothing, are recorded once a minute, with their number.
+        """
+        if taken is None:
+            words = "a report on a transaction that it was not asked for"
+        else:
+            words = f"{taken.committed} objects committed, {taken.failed} failed"
+        held = 0
+        if taken is None or not taken.committed + taken.failed:
+            admitted = self._refusals.admit((address, words))
+            if admitted is None:
+                return
+            held = admitted
+        if held:
+            words += f" ({held} more of these from {address} since the last record)"
+        with self._told_when_lost():
+            self._append(
+                EventID.COMMITMENT_REPORTED,
+                "E",
+                Outcome.MINOR_FAILURE if taken is None or taken.failed else Outcome.SUCCESS,
+                [
+                    network_peer(ae_title, address, requestor=True, role=Role.DESTINATION),
+                    self._ourselves(requestor=False, role=Role.SOURCE),
+                ],
+                words=words,
+                objects=[self._study(taken.study_instance_uid), *self._patient(taken.patient_id)]
+                if taken
+                else [],
+            )
+
+    def purged(self, words: str, studies: Collection[str] = ()) -> None:
         """Record that this node removed received images by its policy (A.5.3.8)."""
         ours = self._ourselves(requestor=True, role=Role.APPLICATION)
-        self._record(EventID.STUDY_DELETED, "D", Outcome.SUCCESS, [ours], words=words)
+        objects = [self._study(uid) for uid in sorted(studies)]
+        self._record(
+            EventID.STUDY_DELETED, "D", Outcome.SUCCESS, [ours], words=words, objects=objects
+        )
 
     # -- people ----------------------------------------------------------------------------------
 
@@ -192,6 +234,40 @@ class Auditor:
             action,
             Outcome.SUCCESS,
             [person(), self._ourselves(requestor=False, role=Role.APPLICATION)],
+            types=(kind,) if kind else (),
+            words=words,
+            objects=[self._study(uid) for uid in studies],
+        )
+
+    def console(
+        self,
+        words: str,
+        *,
+        user: str,
+        address: str,
+        event: EventID = EventID.SECURITY_ALERT,
+        kind: EventType | None = EventType.USE_OF_RESTRICTED_FUNCTION,
+        action: str = "E",
+        failed: bool = False,
+        studies: Sequence[str] = (),
+    ) -> None:
+        """Record what somebody did, or was refused, in the console: no patient data in `words`.
+
+        The like refusal of one address and name is recorded once a minute, with its number.
+        """
+        held = self._refusals.admit((address, user, words)) if failed else 0
+        if held is None:
+            return
+        if held:
+            words += f" ({held} more of these since the last record)"
+        self._record(
+            event,
+            action,
+            Outcome.MINOR_FAILURE if failed else Outcome.SUCCESS,
+            [
+                console_user(user, address),
+                self._ourselves(requestor=False, role=Role.APPLICATION),
+            ],
             types=(kind,) if kind else (),
             words=words,
             objects=[self._study(uid) for uid in studies],

@@ -15,6 +15,7 @@ __all__ = [
     "Outcome",
     "Role",
     "application",
+    "console_user",
     "message",
     "network_peer",
     "person",
@@ -23,8 +24,12 @@ __all__ = [
 
 class _Code(enum.Enum):
     def coded(self) -> dict[str, str]:
-        code, meaning = self.value
-        return {"csd-code": code, "codeSystemName": "DCM", "originalText": meaning}
+        code, meaning, *scheme = self.value
+        return {
+            "csd-code": code,
+            "codeSystemName": scheme[0] if scheme else "DCM",
+            "originalText": meaning,
+        }
 
 
 class EventID(_Code):
@@ -32,11 +37,14 @@ class EventID(_Code):
 
     APPLICATION_ACTIVITY = ("110100", "Application Activity")
     AUDIT_LOG_USED = ("110101", "Audit Log Used")
+    INSTANCES_ACCESSED = ("110103", "DICOM Instances Accessed")
     INSTANCES_TRANSFERRED = ("110104", "DICOM Instances Transferred")
     STUDY_DELETED = ("110105", "DICOM Study Deleted")
     QUERY = ("110112", "Query")
     SECURITY_ALERT = ("110113", "Security Alert")
     USER_AUTHENTICATION = ("110114", "User Authentication")
+    # The standard has no event for storage commitment; others may be added (PS3.15 A.5.2).
+    COMMITMENT_REPORTED = ("commitment", "Storage Commitment Reported", "99M3LUNG")
 
 
 class EventType(_Code):
@@ -154,6 +162,16 @@ def person() -> dict[str, Any]:
     if "SUDO_USER" in os.environ:
         participant["AlternativeUserID"] = _printable(os.environ["SUDO_USER"])
     return participant
+
+
+def console_user(name: str, address: str) -> dict[str, Any]:
+    """Return who works, or tries to work, in the console from `address`."""
+    return {
+        "UserID": _printable(name)[:64] or "unknown",
+        "UserIsRequestor": True,
+        "NetworkAccessPointID": address,
+        "NetworkAccessPointTypeCode": "2",
+    }
 
 
 def _printable(text: str) -> str:

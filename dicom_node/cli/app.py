@@ -18,9 +18,12 @@ from dicom_node.cli import (
     certs,
     check,
     cohort,
+    console,
     demo,
     echo,
     evaluate,
+    metrics,
+    notify,
     peers,
     phantom,
     run,
@@ -68,7 +71,7 @@ def _root(
     """Hold the options of the bare command."""
 
 
-for verbs in (serve, run, analyze, demo, worklist, check, simulate_pacs, support_bundle):
+for verbs in (serve, run, metrics, analyze, demo, worklist, check, simulate_pacs, support_bundle):
     verbs.register(app)
 app.command(rich_help_panel="Administration")(echo.echo)
 app.add_typer(peers.app, name="peers")
@@ -80,6 +83,8 @@ for verbs in (evaluate, ablate):
     verbs.register(app)
 app.add_typer(certs.app, name="certs")
 app.add_typer(audit.app, name="audit")
+app.add_typer(notify.app, name="notify")
+app.add_typer(console.app, name="console", rich_help_panel="Use")
 
 
 def main() -> None:

@@ -212,6 +212,14 @@ def _model(settings: NodeSettings) -> Iterator[Finding]:
     yield Finding("model", True, words)
 
 
+def _device(settings: NodeSettings) -> Iterator[Finding]:
+    """A GPU is looked for where one is asked for: without it no worker starts."""
+    if settings.analysis.device == "cuda":
+        from inference.engine import choose_device
+
+        yield Finding("device", True, str(choose_device("cuda")))
+
+
 def _audit_trail(settings: NodeSettings) -> Iterator[Finding]:
     from dicom_node.audit import Auditor, verify
 
@@ -230,6 +238,7 @@ _LOOKS = (
     certificates,
     _audit_trail,
     _model,
+    _device,
 )
 
 

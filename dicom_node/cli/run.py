@@ -12,6 +12,7 @@ from dicom_node.audit import Auditor
 from dicom_node.cli.orphan import end_with_parent
 from dicom_node.cli.terminal import ConfigOption, settings_source
 from dicom_node.ledger import Ledger, open_ledger
+from dicom_node.pulse import Pulse
 from dicom_node.settings import NodeSettings
 
 __all__ = ["register"]
@@ -45,13 +46,23 @@ def listen(
 def reconcile(config: ConfigOption = None) -> None:
     """Move what waits: completion, selection, lost leases, nudges. Safe to run twice."""
     from dicom_node.broker import Nudger, make_app
+    from dicom_node.chores import Chores
+    from dicom_node.metrics.totals import FOLD_INTERVAL_S, Totals
+    from dicom_node.notifications.notifier import SWEEP_INTERVAL_S, Notifier
     from dicom_node.reconciler import Reconciler
 
     end_with_parent()
     source = settings_source(config)
     stop = _stop_on_signals()
     with Auditor(source(), "reconcile").running(), _open(source()) as ledger:
-        Reconciler(source, ledger, Nudger(make_app(source()))).run(stop)
+        pulse = Pulse(ledger, "reconcile")
+        chores = Chores(
+            (Totals(ledger).fold, FOLD_INTERVAL_S),
+            (Notifier(source, ledger).sweep, SWEEP_INTERVAL_S),
+        )
+        reconciler = Reconciler(source, ledger, Nudger(make_app(source())), turned=pulse.turn)
+        with pulse.beating(), chores.running():
+            reconciler.run(stop)
 
 
 def work(config: ConfigOption = None) -> None:
@@ -72,7 +83,8 @@ def work(config: ConfigOption = None) -> None:
     ):
         app = make_app(settings)
         register_tasks(app, AnalysisWorker(source, ledger, load_analyzer(settings), pixels))
-        run_worker(app, ANALYSIS_QUEUE)
+        with Pulse(ledger, "work").beating():
+            run_worker(app, ANALYSIS_QUEUE)
 
 
 def deliver(config: ConfigOption = None) -> None:
@@ -87,8 +99,10 @@ def deliver(config: ConfigOption = None) -> None:
     auditor = Auditor(settings, "deliver")
     with auditor.running(), _open(settings) as ledger:
         app = make_app(settings)
-        register_tasks(app, DeliveryWorker(source, ledger, auditor))
-        run_worker(app, DELIVERY_QUEUE)
+        pulse = Pulse(ledger, "deliver")
+        register_tasks(app, DeliveryWorker(source, ledger, auditor, pulse.tally))
+        with pulse.beating():
+            run_worker(app, DELIVERY_QUEUE)
 
 
 def register(app: typer.Typer) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,11 +47,13 @@ class Supervisor:
     ----------
     config : Path or None
         Passed on to each part.
+    parts : sequence of str
+        Their verbs.
     """
 
-    def __init__(self, config: Path | None) -> None:
+    def __init__(self, config: Path | None, parts: Sequence[str] = PARTS) -> None:
         self._options = [] if config is None else ["--config", str(config)]
-        self._parts = [_Part(verb) for verb in PARTS]
+        self._parts = [_Part(verb) for verb in parts]
 
     def run(self, stop: threading.Event) -> None:
         """Start all parts, start again what ends, and end all when `stop` is set."""
@@ -96,7 +99,7 @@ class Supervisor:
 
 
 def serve(config: ConfigOption = None) -> None:
-    """Run the whole node on this machine: listener, reconciler, worker, delivery.
+    """Run the whole node on this machine: listener, reconciler, worker, delivery, console.
 
     With the defaults it needs nothing else: SQLite and an embedded broker under the state
     directory. Stop it with Ctrl-C or SIGTERM; kill it and nothing is lost.
@@ -108,7 +111,9 @@ def serve(config: ConfigOption = None) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    Supervisor(source.path).run(stop)
+    parts = (*PARTS, "console") if settings.console.enabled else PARTS
+    parts = (*parts, "metrics") if settings.metrics.enabled else parts
+    Supervisor(source.path, parts).run(stop)
 
 
 def _prepare(settings: NodeSettings) -> None:
@@ -134,6 +139,11 @@ def _greet(settings: NodeSettings, config: Path | None) -> None:
         f"{', '.join(destinations) or 'nobody'}",
         highlight=False,
     )
+    if settings.console.enabled:
+        console = settings.console
+        err.print(
+            f"console at http://{console.host}:{console.port}{console.base_path}/", highlight=False
+        )
     if listener.accept_unknown_callers:
         err.print("[yellow]Every caller is accepted: use this on a closed test network only.[/]")
     elif not sources:

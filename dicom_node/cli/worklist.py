@@ -27,6 +27,7 @@ from dicom_node.ledger import Ledger, open_ledger
 from dicom_node.ledger.worklist import SeriesStatus
 from dicom_node.retention import purge as remove
 from dicom_node.spool import Spool
+from dicom_node.status_words import in_words
 
 __all__ = ["register"]
 
@@ -109,8 +110,8 @@ def purge(
     """Remove received images that nothing needs any more.
 
     Only of series that ended and whose results every destination has proven to hold, by storage
-    commitment or C-FIND; their identity stays in the ledger, so a second sending has no effect.
-    Results are kept.
+    commitment or C-FIND. Who they were stays in the ledger: what is sent again is held again, and
+    not read a second time. Results are kept.
 
     Example, for a destination that is asked for no proof:
     m3lung purge --older-than-days 30 --without-proof-days 30
@@ -124,10 +125,11 @@ def purge(
         if dry_run:
             items = ledger.retention.purgeable(age_s, without_proof_s=unproven_s, limit=1_000_000)
             count, size = len(items), sum(item.size_bytes for item in items)
+            studies: list[str] = []
         else:
             spool = Spool(source().spool_dir)
             purged = remove(ledger, spool, older_than_s=age_s, without_proof_s=unproven_s)
-            count, size = purged.instances, purged.size_bytes
+            count, size, studies = purged.instances, purged.size_bytes, sorted(purged.studies)
         kept = 0
         if unproven_s is None:
             accepted = ledger.retention.purgeable(age_s, without_proof_s=0.0, limit=1_000_000)
@@ -138,6 +140,7 @@ def purge(
             event=EventID.STUDY_DELETED,
             action="D",
             kind=None,
+            studies=studies,
         )
     verb = "would be removed" if dry_run else "removed"
     out.print(f"{count} images, {size / 1e6:.1f} MB {verb}", highlight=False)
@@ -148,70 +151,6 @@ def purge(
             "--without-proof-days.",
             highlight=False,
         )
-
-
-def in_words(item: SeriesStatus) -> str:
-    """One sentence on where a series is."""
-    if item.state == "receiving":
-        return f"receiving: {item.waiting_for or 'images are arriving'}"
-    if item.state in ("complete", "skipped", "rejected", "superseded"):
-        words = {
-            "complete": "complete, waits for selection",
-            "skipped": f"not analysed: {item.reason}",
-            "rejected": f"cannot be analysed: {item.reason}",
-            "superseded": "superseded by later slices",
-        }
-        return words[item.state]
-    return _analysis_in_words(item)
-
-
-def _analysis_in_words(item: SeriesStatus) -> str:
-    match item.analysis_state:
-        case "waiting":
-            again = f", attempt {item.attempts + 1}" if item.attempts else ""
-            return f"queued at position {item.queue_position}{again}"
-        case "running":
-            done = f" {item.done} of {item.total}" if item.total else ""
-            return f"analysing: {item.stage}{done}"
-        case "done":
-            return _deliveries_in_words(item)
-        case "skipped":
-            return f"not analysed: {item.reason}"
-        case "rejected":
-            return f"cannot be analysed: {item.reason}"
-        case _:
-            return f"{item.analysis_state}: {item.reason}"
-
-
-_SENT = ("sent", "commit_requested", "committed", "verified", "commit_failed")
-_PROOF = {
-    "committed": "committed",
-    "verified": "verified",
-    "commit_requested": "asked to commit",
-    "commit_failed": "without proof",
-}
-
-
-def _deliveries_in_words(item: SeriesStatus) -> str:
-    if not item.deliveries:
-        return "analysed; no destination is configured"
-    parts = []
-    for delivery in item.deliveries:
-        total = sum(delivery.states.values())
-        sent = sum(delivery.states.get(state, 0) for state in _SENT)
-        words = f"{delivery.destination}: {sent} of {total} objects sent"
-        words += "".join(
-            f", {delivery.states[state]} {said}"
-            for state, said in _PROOF.items()
-            if state in delivery.states
-        )
-        if (sent < total or "commit_failed" in delivery.states) and delivery.last_error:
-            words += f" ({delivery.last_error})"
-        if sent < total and delivery.next_attempt_at is not None:
-            wait = max(0.0, delivery.next_attempt_at - time.time())
-            words += f", next attempt in {wait:.0f} s"
-        parts.append(words)
-    return "analysed; " + "; ".join(parts)
 
 
 def _table(found: list[SeriesStatus]) -> Table:

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 from pydicom.uid import UID
-from pynetdicom import PYNETDICOM_IMPLEMENTATION_UID
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import (
     A_ASSOCIATE,
@@ -16,6 +15,7 @@ from pynetdicom.pdu_primitives import (
     MaximumLengthNotification,
 )
 
+from dicom_node.domain import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.errors import TransientDelivery
 
 __all__ = ["P_DATA", "associate_rq", "decoded_ac", "fragments", "gathered", "pdvs"]
@@ -41,9 +41,9 @@ def associate_rq(calling: str, called: str, contexts: list[Any]) -> bytes:
     maximum_length = MaximumLengthNotification()
     maximum_length.maximum_length_received = _OUR_MAX_PDU
     implementation = ImplementationClassUIDNotification()
-    implementation.implementation_class_uid = PYNETDICOM_IMPLEMENTATION_UID
+    implementation.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
     version = ImplementationVersionNameNotification()
-    version.implementation_version_name = "M3LUNG_NODE"
+    version.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     primitive = A_ASSOCIATE()
     primitive.application_context_name = _APPLICATION_CONTEXT
     primitive.calling_ae_title = calling

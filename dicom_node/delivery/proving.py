@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from dicom_node.audit import Auditor
 from dicom_node.crashpoints import crash_point
 from dicom_node.delivery.commitment import COMMITMENT_CONTEXTS, CommitmentAssociation
 from dicom_node.delivery.scu import sender_of
@@ -19,7 +20,12 @@ from dicom_node.ledger.states import DeliveryEvent
 from dicom_node.logs import get_logger
 from dicom_node.settings import NodeSettings, Peer
 from dicom_node.source_query import QueryFailed, count_instances, list_instances
-from dicom_node.storage_commitment import EventReport, ReportStatus, answer_report
+from dicom_node.storage_commitment import (
+    CommitmentReport,
+    EventReport,
+    ReportStatus,
+    answer_report,
+)
 
 __all__ = ["proof_in_s", "prove"]
 
@@ -36,25 +42,33 @@ def proof_in_s(settings: NodeSettings, peer: Peer) -> float | None:
     return 0.0 if peer.commitment == "request" else settings.commitment.verify_after_s
 
 
-def prove(ledger: Ledger, claim: ShipmentClaim, peer: Peer, settings: NodeSettings) -> str:
+def prove(
+    ledger: Ledger, claim: ShipmentClaim, peer: Peer, settings: NodeSettings, auditor: Auditor
+) -> str:
     """Ask `peer` for the proofs that are due, once; return why it could not be asked, or nothing.
 
     Raises
     ------
     LeaseLost
     """
-    return _Proof(ledger, claim, peer, settings).ask()
+    return _Proof(ledger, claim, peer, settings, auditor).ask()
 
 
 class _Proof:
     def __init__(
-        self, ledger: Ledger, claim: ShipmentClaim, peer: Peer, settings: NodeSettings
+        self,
+        ledger: Ledger,
+        claim: ShipmentClaim,
+        peer: Peer,
+        settings: NodeSettings,
+        auditor: Auditor,
     ) -> None:
         self._ledger = ledger
         self._claim = claim
         self._peer = peer
         self._settings = settings
         self._rules = settings.commitment
+        self._auditor = auditor
 
     def ask(self) -> str:
         due = self._ledger.commitments.unproven(self._claim)
@@ -151,15 +165,19 @@ class _Proof:
 
     def _take(self, event: EventReport) -> int:
         try:
-            return answer_report(
-                event,
-                lambda report: self._ledger.commitment_reports.take(
-                    report, {self._peer.name}, max_resends=self._rules.max_resends
-                ),
-            )
+            return answer_report(event, self._take_report)
         except Exception as error:  # noqa: BLE001  the DIMSE edge: recorded and answered
             _log.exception("report not taken", error=type(error).__name__)
             return ReportStatus.PROCESSING_FAILURE
+
+    def _take_report(self, report: CommitmentReport) -> bool:
+        taken = self._ledger.commitment_reports.take(
+            report, {self._peer.name}, max_resends=self._rules.max_resends
+        )
+        self._auditor.commitment_reported(
+            taken, ae_title=self._peer.ae_title, address=self._peer.host
+        )
+        return taken is not None
 
     # -- C-FIND ---------------------------------------------------------------------------------
 

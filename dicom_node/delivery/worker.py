@@ -21,7 +21,7 @@ from dicom_node.delivery.retry import backoff_s
 from dicom_node.delivery.scu import Outcome, sender_of
 from dicom_node.delivery.shipping import Candidate, PendingDelivery, Shipped, ship
 from dicom_node.errors import ConfigurationError, LeaseLost
-from dicom_node.ledger import Ledger, ShipmentClaim
+from dicom_node.ledger import Ledger, ShipmentClaim, Tally
 from dicom_node.ledger.leases import this_owner
 from dicom_node.ledger.shipments import BreakerRow
 from dicom_node.ledger.states import DeliveryEvent
@@ -43,6 +43,8 @@ class DeliveryWorker:
     ledger : Ledger
     auditor : Auditor, optional
         Hears what went where.
+    tally : Tally, optional
+        Counts what came of each attempt.
     """
 
     def __init__(
@@ -50,7 +52,9 @@ class DeliveryWorker:
         settings: Callable[[], NodeSettings],
         ledger: Ledger,
         auditor: Auditor | None = None,
+        tally: Tally | None = None,
     ) -> None:
+        self._tally = tally or Tally()
         self._settings = settings
         self._ledger = ledger
         self._auditor = auditor or Auditor(settings(), "deliver")
@@ -87,7 +91,7 @@ class DeliveryWorker:
             shipped = self._ship(claim, peer, settings)
             self._keep_breaker(peer, settings, shipped.peer_failure)
         # A peer that cannot be reached now is asked for its proofs another time.
-        error = shipped.peer_failure or prove(self._ledger, claim, peer, settings)
+        error = shipped.peer_failure or prove(self._ledger, claim, peer, settings, self._auditor)
         transient = shipped.counts.get(DeliveryEvent.TRANSIENT, 0)
         if transient or error:
             self._wait(claim, settings, error or f"{transient} objects not sent")
@@ -132,6 +136,7 @@ class DeliveryWorker:
                 error=outcome.words,
                 proof_in_s=proof_in_s(settings, peer),
             )
+            self._tally.count("deliveries", peer.name, event)
 
         pending = [
             PendingDelivery(

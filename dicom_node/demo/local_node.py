@@ -35,6 +35,7 @@ def write_configuration(
     document["ae_title"] = NODE_AE_TITLE
     document["state_dir"] = str(state_dir)
     document["listener"] = {"host": "127.0.0.1", "port": port}
+    document["console"] = {"enabled": False}  # its port may be a running node's
     # Waits of a demo: a hospital's network pauses for longer than these.
     document["completion"] = {
         "settle_s": 1.5,

@@ -13,10 +13,12 @@ from types import TracebackType
 from dicom_node.errors import LedgerError
 from dicom_node.ledger.analyses import Analyses
 from dicom_node.ledger.analysis_claim import AnalysisClaim, NewObject
-from dicom_node.ledger.commitment_reports import CommitmentReports
+from dicom_node.ledger.commitment_reports import CommitmentReports, TakenReport
 from dicom_node.ledger.commitments import Commitments, Transaction, Unproven
 from dicom_node.ledger.database import Database
 from dicom_node.ledger.intake import Arrival, Intake
+from dicom_node.ledger.outbox import Outbox
+from dicom_node.ledger.presence import Presence, RunningProcess
 from dicom_node.ledger.retention import PurgeableInstance, Retention
 from dicom_node.ledger.revisions import (
     CompletedRevision,
@@ -25,6 +27,7 @@ from dicom_node.ledger.revisions import (
     instance_set_digest,
 )
 from dicom_node.ledger.shipments import Candidate, PendingDelivery, ShipmentClaim, Shipments
+from dicom_node.ledger.tallies import Tallies, Tally
 from dicom_node.ledger.worklist import Worklist
 from dicom_node.settings import SupersedePolicy
 
@@ -41,12 +44,18 @@ __all__ = [
     "Ledger",
     "NewObject",
     "OpenRevision",
+    "Outbox",
     "PendingDelivery",
+    "Presence",
     "PurgeableInstance",
     "Retention",
     "Revisions",
+    "RunningProcess",
     "ShipmentClaim",
     "Shipments",
+    "TakenReport",
+    "Tallies",
+    "Tally",
     "Transaction",
     "Unproven",
     "Worklist",
@@ -76,6 +85,12 @@ class Ledger:
         For people: status, retry.
     retention : Retention
         For who tidies up: what may go, what nobody knows.
+    tallies : Tallies
+        For who counts, and for who reads the sums.
+    presence : Presence
+        Which processes run.
+    outbox : Outbox
+        Messages to people.
     """
 
     def __init__(self, database: Database, supersede: SupersedePolicy) -> None:
@@ -88,6 +103,9 @@ class Ledger:
         self.commitment_reports = CommitmentReports(database)
         self.worklist = Worklist(database)
         self.retention = Retention(database)
+        self.tallies = Tallies(database)
+        self.presence = Presence(database)
+        self.outbox = Outbox(database)
 
     def close(self) -> None:
         """Close all connections."""

@@ -37,7 +37,10 @@ class Analyses:
     # -- for the reconciler -------------------------------------------------------------------
 
     def due(self, renudge_after_s: float, limit: int = 1000) -> list[int]:
-        """Return and stamp the analyses to nudge: ready, and not nudged for `renudge_after_s`."""
+        """Return and stamp the analyses to nudge: ready, and not nudged for `renudge_after_s`.
+
+        What lies in the future was written before the clock was set back: it counts as past.
+        """
         now = self._database.now()
         a = t.analyses.c
         with self._database.read() as connection:
@@ -46,8 +49,12 @@ class Analyses:
                     sa.select(a.id)
                     .where(
                         a.state == AnalysisState.WAITING,
-                        a.ready_at <= now,
-                        sa.or_(a.nudged_at.is_(None), a.nudged_at <= now - renudge_after_s),
+                        sa.or_(a.ready_at <= now, a.created_at > now),
+                        sa.or_(
+                            a.nudged_at.is_(None),
+                            a.nudged_at <= now - renudge_after_s,
+                            a.nudged_at > now,
+                        ),
                     )
                     .order_by(a.id)
                     .limit(limit)
@@ -89,7 +96,7 @@ class Analyses:
     # -- for the worker -----------------------------------------------------------------------
 
     def claim(self, analysis_id: int, owner: str, lease_s: float) -> AnalysisClaim | None:
-        """Lease an analysis that waits; None if somebody else has it, or it is done."""
+        """Lease an analysis that is ready; None if it is not, somebody has it, or it is done."""
         now = self._database.now()
         state = step(ANALYSIS_TRANSITIONS, AnalysisState.WAITING, AnalysisEvent.CLAIM)
         a = t.analyses.c
@@ -97,7 +104,12 @@ class Analyses:
             changed = rows_changed(
                 connection.execute(
                     t.analyses.update()
-                    .where(a.id == analysis_id, a.state == AnalysisState.WAITING)
+                    .where(
+                        a.id == analysis_id,
+                        a.state == AnalysisState.WAITING,
+                        # Nudges pile up while no worker runs: the second one is no second chance.
+                        sa.or_(a.ready_at <= now, a.created_at > now),
+                    )
                     .values(
                         state=state,
                         attempts=a.attempts + 1,
@@ -172,8 +184,10 @@ class Analyses:
                 if slots:
                     _open_shipment(connection, claim.analysis_id, destination, slots, now)
 
-    def set_aside(self, claim: AnalysisClaim, event: AnalysisEvent, reason: str) -> None:
-        """End an analysis without a reading: `event` is SKIP or REJECT.
+    def set_aside(
+        self, claim: AnalysisClaim, event: AnalysisEvent, reason: str, *, error: str = ""
+    ) -> None:
+        """End an analysis without a reading: `event` is SKIP or REJECT, `error` a class's name.
 
         Raises
         ------
@@ -181,10 +195,23 @@ class Analyses:
             Nothing is recorded.
         """
         with self._database.write() as connection:
-            self._end(connection, claim, event, reason, None)
+            self._end(connection, claim, event, reason, None, error)
 
-    def fail(self, claim: AnalysisClaim, reason: str, max_attempts: int, retry_in_s: float) -> None:
+    def fail(
+        self,
+        claim: AnalysisClaim,
+        reason: str,
+        max_attempts: int,
+        retry_in_s: float,
+        *,
+        error: str = "",
+    ) -> None:
         """Give an analysis back that may succeed another time, or quarantine it.
+
+        Parameters
+        ----------
+        error : str
+            The name of the error's class, for who counts them.
 
         Raises
         ------
@@ -195,7 +222,7 @@ class Analyses:
         event = AnalysisEvent.EXHAUSTED if exhausted else AnalysisEvent.FAIL
         with self._database.write() as connection:
             if not self._leave_running(
-                connection, claim.analysis_id, claim.token, event, reason, retry_in_s
+                connection, claim.analysis_id, claim.token, event, reason, retry_in_s, error
             ):
                 raise LeaseLost(f"analysis {claim.analysis_id} is no longer ours")
 
@@ -226,20 +253,32 @@ class Analyses:
         event: AnalysisEvent,
         reason: str,
         result: dict[str, Any] | None,
+        error: str = "",
     ) -> None:
         state = step(ANALYSIS_TRANSITIONS, AnalysisState.RUNNING, event)
+        now = self._database.now()
+        started_at = connection.scalar(
+            sa.select(t.analyses.c.started_at).where(t.analyses.c.id == claim.analysis_id)
+        )
         self._update_running(
             connection,
             claim,
             state=state,
             reason=reason[:512],
             result=result,
-            finished_at=self._database.now(),
+            finished_at=now,
             lease_owner=None,
             lease_expires_at=None,
         )
         self._database.event(
-            connection, f"analysis_{state}", claim.series_id, reason=reason, attempt=claim.attempt
+            connection,
+            f"analysis_{state}",
+            claim.series_id,
+            reason=reason,
+            attempt=claim.attempt,
+            analysis_id=claim.analysis_id,
+            seconds=None if started_at is None else round(max(0.0, now - started_at), 3),
+            **({"error": error} if error else {}),
         )
 
     def _leave_running(
@@ -250,6 +289,7 @@ class Analyses:
         event: AnalysisEvent,
         reason: str,
         retry_in_s: float = 0.0,
+        error: str = "",
     ) -> bool:
         """Take one lease back; False if it changed hands meanwhile."""
         now = self._database.now()
@@ -280,7 +320,9 @@ class Analyses:
                 .join(t.analyses, t.analyses.c.revision_id == t.revisions.c.id)
                 .where(a.id == analysis_id)
             )
-            self._database.event(connection, f"analysis_{event}", series_id, reason=reason)
+            detail = {"reason": reason, "analysis_id": analysis_id}
+            detail |= {"error": error} if error else {}
+            self._database.event(connection, f"analysis_{event}", series_id, **detail)
         return bool(changed)
 
 

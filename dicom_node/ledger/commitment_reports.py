@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from collections import Counter
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,7 +21,7 @@ from dicom_node.ledger.shipments import work_left
 from dicom_node.ledger.states import DELIVERY_TRANSITIONS, DeliveryEvent, DeliveryState
 from dicom_node.storage_commitment import CommitmentReport
 
-__all__ = ["CommitmentReports", "ProofStep"]
+__all__ = ["CommitmentReports", "ProofStep", "TakenReport"]
 
 
 class ProofStep(enum.StrEnum):
@@ -42,13 +43,31 @@ _FAILURES: Mapping[int, tuple[ProofStep, str]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class TakenReport:
+    """What a report changed, and whose results it was about.
+
+    Attributes
+    ----------
+    committed, failed : int
+        Objects of which it was the first word.
+    """
+
+    study_instance_uid: str
+    patient_id: str
+    committed: int
+    failed: int
+
+
 class CommitmentReports:
     """For the listener and for whoever else gets a report."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def take(self, report: CommitmentReport, peers: Collection[str], *, max_resends: int) -> bool:
+    def take(
+        self, report: CommitmentReport, peers: Collection[str], *, max_resends: int
+    ) -> TakenReport | None:
         """Record what a peer reports, in one durable transaction; the second time has no effect.
 
         Parameters
@@ -60,8 +79,8 @@ class CommitmentReports:
 
         Returns
         -------
-        bool
-            False: none of these peers was ever asked by this Transaction UID.
+        TakenReport or None
+            None: none of these peers was ever asked by this Transaction UID.
         """
         c = t.commitments.c
         with self._database.write() as connection:
@@ -71,19 +90,22 @@ class CommitmentReports:
                 )
             ).first()
             if found is None or found.destination not in peers:
-                return False
+                return None
             _lock(connection, found.shipment_id)
             counts = _Settlement(self._database, connection, found.id, max_resends).settle(report)
+            series = _series_of(connection, found.shipment_id)
             if counts["committed"] or counts["failed"]:
                 _reopen(connection, found.shipment_id, self._database.now())
                 self._database.event(
                     connection,
                     "commitment_reported",
-                    _series_of(connection, found.shipment_id),
+                    series.id,
                     destination=found.destination,
                     **counts,
                 )
-            return True
+            return TakenReport(
+                series.study_instance_uid, series.patient_id, counts["committed"], counts["failed"]
+            )
 
 
 class _Settlement:
@@ -199,10 +221,12 @@ def _reopen(connection: sa.Connection, shipment_id: int, now: float) -> None:
     )
 
 
-def _series_of(connection: sa.Connection, shipment_id: int) -> int | None:
-    return connection.scalar(
-        sa.select(t.revisions.c.series_id)
+def _series_of(connection: sa.Connection, shipment_id: int) -> sa.Row[int, str, str]:
+    s = t.series.c
+    return connection.execute(
+        sa.select(s.id, s.study_instance_uid, s.patient_id)
+        .join(t.revisions, t.revisions.c.series_id == s.id)
         .join(t.analyses, t.analyses.c.revision_id == t.revisions.c.id)
         .join(t.shipments, t.shipments.c.analysis_id == t.analyses.c.id)
         .where(t.shipments.c.id == shipment_id)
-    )
+    ).one()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from dicom_node.domain import Receipt, StoredInstance
+from dicom_node.errors import OutOfResources
 from dicom_node.header import InstanceHeader
 from dicom_node.ledger import tables as t
 from dicom_node.ledger.database import Database, inserted_id
@@ -30,7 +31,12 @@ _OWN_OUTPUTS = sa.select(t.objects.c.sop_instance_uid).where(
     t.objects.c.sop_instance_uid.in_(sa.bindparam("uids", expanding=True))
 )
 _HELD = (
-    sa.select(t.instances.c.sop_instance_uid, t.instances.c.digest, t.series.c.series_instance_uid)
+    sa.select(
+        t.instances.c.sop_instance_uid,
+        t.instances.c.digest,
+        t.instances.c.purged_at,
+        t.series.c.series_instance_uid,
+    )
     .join(t.series, t.series.c.id == t.instances.c.series_id)
     .where(t.instances.c.sop_instance_uid.in_(sa.bindparam("uids", expanding=True)))
 )
@@ -54,7 +60,7 @@ _JOIN_REVISION = (
 _TOUCH_SERIES = (
     t.series.update()
     .where(t.series.c.id == sa.bindparam("series"))
-    .values(last_arrival_at=sa.bindparam("now"))
+    .values(last_arrival_at=sa.bindparam("now"), removed_at=None)
 )
 _TOUCH_ASSOCIATIONS = (
     t.associations.update()
@@ -62,6 +68,15 @@ _TOUCH_ASSOCIATIONS = (
     .values(last_activity_at=sa.bindparam("now"))
 )
 _INSERT_INSTANCE = t.instances.insert()
+_RESTORE = (
+    t.instances.update()
+    .where(t.instances.c.sop_instance_uid.in_(sa.bindparam("uids", expanding=True)))
+    .values(purged_at=None)
+)
+
+
+def _always(_stored: StoredInstance) -> bool:
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +130,21 @@ class Intake:
                 )
             )
 
-    def record_instances(self, arrivals: Sequence[Arrival]) -> list[Receipt]:
+    def record_instances(
+        self,
+        arrivals: Sequence[Arrival],
+        *,
+        is_kept: Callable[[StoredInstance], bool] = _always,
+    ) -> list[Receipt]:
         """Record a batch of arrivals in one durable transaction.
+
+        An instance that retention had removed is held again from now on.
+
+        Parameters
+        ----------
+        is_kept : callable
+            Whether the spool holds the file. Asked of an instance that is marked as removed, with
+            its series locked: who removes files holds the same lock.
 
         Returns
         -------
@@ -127,28 +155,35 @@ class Intake:
         ------
         sqlalchemy.exc.SQLAlchemyError
             The database refused; nothing of the batch is recorded.
+        OutOfResources
+            Retention took the file away at this very moment; nothing of the batch is recorded.
         """
         for attempt in range(3):
             try:
                 with self._database.write() as connection:
-                    return self._record(connection, arrivals)
+                    return self._record(connection, arrivals, is_kept)
             except IntegrityError:
                 # Another listener took the same SOP Instance UID in between: look again.
                 if attempt == 2:
                     raise
         raise AssertionError("unreachable")
 
-    def _record(self, connection: sa.Connection, arrivals: Sequence[Arrival]) -> list[Receipt]:
+    def _record(
+        self,
+        connection: sa.Connection,
+        arrivals: Sequence[Arrival],
+        is_kept: Callable[[StoredInstance], bool],
+    ) -> list[Receipt]:
         now = self._database.now()
         uids = {arrival.header.sop_instance_uid for arrival in arrivals}
         own = _own_outputs(connection, arrivals)
         rows = _lock_series(self._database, connection, arrivals, own, now)
-        held = {
-            row.sop_instance_uid: (row.digest, row.series_instance_uid)
-            for row in connection.execute(_HELD, {"uids": list(uids)})
-        }
+        found = connection.execute(_HELD, {"uids": list(uids)}).all()
+        held = {row.sop_instance_uid: (row.digest, row.series_instance_uid) for row in found}
+        removed = {row.sop_instance_uid for row in found if row.purged_at is not None}
         receipts: list[Receipt] = []
         fresh: dict[int, list[Arrival]] = {}
+        restored: dict[int, set[str]] = {}
         for arrival in arrivals:
             header, digest = arrival.header, arrival.stored.digest
             identity = (digest, header.series_instance_uid)
@@ -159,12 +194,22 @@ class Intake:
                 fresh.setdefault(rows[header.series_instance_uid], []).append(arrival)
                 receipts.append(Receipt.STORED)
             elif held[header.sop_instance_uid] == identity:
+                if header.sop_instance_uid in removed:
+                    if not is_kept(arrival.stored):
+                        raise OutOfResources("the image was removed as it arrived; send it again")
+                    of_series = restored.setdefault(rows[header.series_instance_uid], set())
+                    of_series.add(header.sop_instance_uid)
                 receipts.append(Receipt.DUPLICATE)
             else:
                 self._quarantine(connection, arrival, now)
                 receipts.append(Receipt.CONFLICT)
         for series_id, added in fresh.items():
             self._add(connection, series_id, added, now)
+        for series_id, again in restored.items():
+            # Kept for as long as if they came for the first time.
+            connection.execute(_RESTORE, {"uids": list(again)})
+            connection.execute(_TOUCH_SERIES, {"series": series_id, "now": now})
+            self._database.event(connection, "instances_restored", series_id, count=len(again))
         if own:
             self._database.event(connection, "own_output_returned", None, count=len(own))
         associations = {arrival.association_id for arrival in arrivals}

@@ -7,7 +7,7 @@ parked, quarantined or under way keeps its input.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -20,6 +20,9 @@ __all__ = ["PurgeableInstance", "Retention"]
 
 _UNFINISHED_ANALYSIS = [AnalysisState.WAITING, AnalysisState.RUNNING, AnalysisState.QUARANTINED]
 _CHUNK = 500  # bound values per statement
+_REMOVED_AT_ONCE = 100  # files, while a series and on SQLite every writer waits
+
+_Row = tuple[int, str, str, int, int, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,7 @@ class PurgeableInstance:
     digest: str
     path: str
     size_bytes: int
+    study_instance_uid: str
 
 
 class Retention:
@@ -59,8 +63,8 @@ class Retention:
     ) -> list[PurgeableInstance]:
         """Note that such instances go, and return them: their files are to be removed now.
 
-        The rows stay, so that a second sending has no effect. A crash before the files are removed
-        leaves files that :meth:`unknown` tells.
+        The rows stay: who they were is known, and a second sending finds its place. A crash before
+        the files are removed leaves files that :meth:`unknown` tells.
         """
         with self._database.read() as connection:  # most sweeps find nothing: no writers' lock
             found = connection.execute(
@@ -85,27 +89,46 @@ class Retention:
                     .where(t.instances.c.id.in_(ids[start : start + _CHUNK]))
                     .values(purged_at=self._database.now())
                 )
+            self._note_removed(connection, locked)
             return purged
+
+    def _note_removed(self, connection: sa.Connection, series_ids: Sequence[int]) -> None:
+        """Mark the series that hold nothing more: the next sweep does not look at them."""
+        i, s = t.instances.c, t.series.c
+        held = sa.exists().where(i.series_id == s.id, i.purged_at.is_(None))
+        for start in range(0, len(series_ids), _CHUNK):
+            connection.execute(
+                t.series.update()
+                .where(s.id.in_(series_ids[start : start + _CHUNK]), ~held)
+                .values(removed_at=self._database.now())
+            )
 
     def unknown(self, digests: Collection[str]) -> set[str]:
         """Return those of `digests` that no instance or conflict refers to, or only purged ones."""
-        listed = sorted(digests)
-        known: set[str] = set()
-        i, c = t.instances.c, t.conflicts.c
         with self._database.read() as connection:
-            for start in range(0, len(listed), _CHUNK):
-                chunk = listed[start : start + _CHUNK]
-                known.update(
-                    connection.scalars(
-                        sa.select(i.digest).where(i.digest.in_(chunk), i.purged_at.is_(None))
-                    )
-                )
-                known.update(connection.scalars(sa.select(c.digest).where(c.digest.in_(chunk))))
-        return set(listed) - known
+            return _unknown(connection, digests)
 
-    def _query(
-        self, older_than_s: float, without_proof_s: float | None
-    ) -> sa.Select[tuple[int, str, str, int, int]]:
+    def remove(self, digests: Collection[str], remove: Callable[[str], object]) -> None:
+        """Call `remove` for each digest that still nobody refers to.
+
+        An instance that is received again at this moment waits for the lock on its series, and
+        finds its file either kept or gone: what was acknowledged is never taken away.
+        """
+        listed = sorted(digests)
+        i, s = t.instances.c, t.series.c
+        for start in range(0, len(listed), _REMOVED_AT_ONCE):
+            chunk = listed[start : start + _REMOVED_AT_ONCE]
+            with self._database.write() as connection:
+                connection.execute(
+                    sa.select(s.id)
+                    .where(s.id.in_(sa.select(i.series_id).where(i.digest.in_(chunk))))
+                    .order_by(s.id)
+                    .with_for_update()
+                ).all()
+                for digest in sorted(_unknown(connection, chunk)):
+                    remove(digest)
+
+    def _query(self, older_than_s: float, without_proof_s: float | None) -> sa.Select[_Row]:
         s, i, r, a, p, d = (
             t.series.c, t.instances.c, t.revisions.c, t.analyses.c, t.shipments.c, t.deliveries.c,
         )  # fmt: skip
@@ -134,10 +157,11 @@ class Retention:
             unproven,
         )
         return (
-            sa.select(i.id, i.digest, i.path, i.size_bytes, i.series_id)
+            sa.select(i.id, i.digest, i.path, i.size_bytes, i.series_id, s.study_instance_uid)
             .join(t.series, s.id == i.series_id)
             .where(
                 i.purged_at.is_(None),
+                s.removed_at.is_(None),
                 s.last_arrival_at <= now - older_than_s,
                 ~unfinished_revision,
                 ~unfinished_analysis,
@@ -147,5 +171,17 @@ class Retention:
         )
 
 
-def _instance(row: sa.Row[tuple[int, str, str, int, int]]) -> PurgeableInstance:
-    return PurgeableInstance(row.id, row.digest, row.path, row.size_bytes)
+def _unknown(connection: sa.Connection, digests: Collection[str]) -> set[str]:
+    listed = sorted(digests)
+    known: set[str] = set()
+    i, c = t.instances.c, t.conflicts.c
+    for start in range(0, len(listed), _CHUNK):
+        chunk = listed[start : start + _CHUNK]
+        held = sa.select(i.digest).where(i.digest.in_(chunk), i.purged_at.is_(None))
+        known.update(connection.scalars(held))
+        known.update(connection.scalars(sa.select(c.digest).where(c.digest.in_(chunk))))
+    return set(listed) - known
+
+
+def _instance(row: sa.Row[_Row]) -> PurgeableInstance:
+    return PurgeableInstance(row.id, row.digest, row.path, row.size_bytes, row.study_instance_uid)

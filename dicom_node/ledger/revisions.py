@@ -129,6 +129,18 @@ class Revisions:
         with self._database.read() as connection:
             return [InstanceHeader.model_validate(header) for header in connection.scalars(query)]
 
+    def removed(self, revision_id: int) -> int:
+        """Return how many instances of a revision retention has removed."""
+        r, i = t.revisions.c, t.instances.c
+        query = (
+            sa.select(sa.func.count())
+            .select_from(t.instances)
+            .join(t.revisions, sa.and_(r.series_id == i.series_id, i.revision_number <= r.number))
+            .where(r.id == revision_id, i.purged_at.is_not(None))
+        )
+        with self._database.read() as connection:
+            return connection.scalar(query) or 0
+
     def path(self, sop_instance_uid: str) -> str:
         """Return where an instance lies, relative to the spool."""
         i = t.instances.c

@@ -85,7 +85,10 @@ class Shipments:
         self._database = database
 
     def due(self, renudge_after_s: float, limit: int = 1000) -> list[int]:
-        """Return and stamp the shipments to nudge: open, ready, unleased, not nudged lately."""
+        """Return and stamp the shipments to nudge: open, ready, unleased, not nudged lately.
+
+        What lies in the future was written before the clock was set back: it counts as past.
+        """
         now = self._database.now()
         s = t.shipments.c
         with self._database.read() as connection:
@@ -94,9 +97,13 @@ class Shipments:
                     sa.select(s.id)
                     .where(
                         s.open.is_(True),
-                        s.ready_at <= now,
+                        sa.or_(s.ready_at <= now, s.created_at > now),
                         s.lease_owner.is_(None),
-                        sa.or_(s.nudged_at.is_(None), s.nudged_at <= now - renudge_after_s),
+                        sa.or_(
+                            s.nudged_at.is_(None),
+                            s.nudged_at <= now - renudge_after_s,
+                            s.nudged_at > now,
+                        ),
                     )
                     .order_by(s.id)
                     .limit(limit)
@@ -144,7 +151,7 @@ class Shipments:
                     .where(
                         s.id == shipment_id,
                         s.open.is_(True),
-                        s.ready_at <= now,
+                        sa.or_(s.ready_at <= now, s.created_at > now),
                         s.lease_owner.is_(None),
                     )
                     .values(
@@ -291,12 +298,11 @@ class Shipments:
             .where(t.deliveries.c.shipment_id == claim.shipment_id)
             .group_by(t.deliveries.c.state)
         )
+        detail: dict[str, object] = {str(state): count for state, count in counts}
+        if claim.pending:  # else only proofs came in: it was sent before
+            detail["seconds"] = round(max(0.0, self._database.now() - claim.created_at), 3)
         self._database.event(
-            connection,
-            "delivered",
-            series_id,
-            destination=claim.destination,
-            **{str(state): count for state, count in counts},
+            connection, "delivered", series_id, destination=claim.destination, **detail
         )
 
 

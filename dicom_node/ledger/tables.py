@@ -11,18 +11,26 @@ import sqlalchemy as sa
 __all__ = [
     "analyses",
     "associations",
+    "bookmarks",
     "breakers",
     "commitment_items",
     "commitments",
+    "conditions",
     "conflicts",
+    "console_sessions",
+    "console_users",
     "deliveries",
     "events",
     "instances",
+    "messages",
     "metadata",
+    "notices",
     "objects",
+    "processes",
     "revisions",
     "series",
     "shipments",
+    "tallies",
 ]
 
 metadata = sa.MetaData(
@@ -81,6 +89,8 @@ series = sa.Table(
     sa.Column("source_ae", _AE, nullable=False),
     sa.Column("first_arrival_at", _Time, nullable=False),
     sa.Column("last_arrival_at", _Time, nullable=False, index=True),
+    sa.Column("removed_at", _Time),  # its last image, by retention; empty: some are held
+    sa.Index("ix_series_removed_at_last_arrival_at", "removed_at", "last_arrival_at"),
 )
 
 # Identity of an instance: SOP Instance UID + digest of its content.
@@ -266,4 +276,95 @@ events = sa.Table(
     sa.Column("series_id", _Id, sa.ForeignKey("series.id"), index=True),
     sa.Column("kind", sa.String(48), nullable=False),
     sa.Column("detail", sa.JSON, nullable=False),
+)
+
+# Who may use the console. Passwords and tokens are kept as digests only.
+console_users = sa.Table(
+    "console_users",
+    metadata,
+    _id(),
+    sa.Column("name", sa.String(64), nullable=False, unique=True),
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("password_hash", sa.String(256), nullable=False),  # empty: by the proxy's word only
+    sa.Column("token_sha256", _Digest, unique=True),  # for programs
+    sa.Column("created_at", _Time, nullable=False),
+    sa.Column("last_login_at", _Time),
+    sa.Column("disabled_at", _Time),
+)
+
+console_sessions = sa.Table(
+    "console_sessions",
+    metadata,
+    _id(),
+    sa.Column("token_sha256", _Digest, nullable=False, unique=True),
+    _reference("console_users.id"),
+    sa.Column("created_at", _Time, nullable=False),
+    sa.Column("expires_at", _Time, nullable=False, index=True),
+)
+
+# What is counted: by a process that alone knows it, or from rows that were folded in.
+tallies = sa.Table(
+    "tallies",
+    metadata,
+    sa.Column("name", sa.String(32), primary_key=True),
+    sa.Column("labels", sa.String(160), primary_key=True),  # a JSON list, bounded
+    sa.Column("value", sa.Double, nullable=False),
+)
+
+# How far a reader of a growing table has come.
+bookmarks = sa.Table(
+    "bookmarks",
+    metadata,
+    sa.Column("name", sa.String(32), primary_key=True),
+    sa.Column("position", _Id, nullable=False),
+)
+
+# Processes that run, by their own word.
+processes = sa.Table(
+    "processes",
+    metadata,
+    sa.Column("owner", sa.String(256), primary_key=True),
+    sa.Column("part", sa.String(16), nullable=False),
+    sa.Column("host", sa.String(64), nullable=False),
+    sa.Column("version", sa.String(32), nullable=False),
+    sa.Column("started_at", _Time, nullable=False),
+    sa.Column("beat_at", _Time, nullable=False),
+    sa.Column("turned_at", _Time),  # the last turn of its loop; empty: it has none
+)
+
+# A message to people, over one channel; made before it is sent.
+messages = sa.Table(
+    "messages",
+    metadata,
+    _id(),
+    sa.Column("channel", sa.String(16), nullable=False),
+    sa.Column("token", _Digest, nullable=False, unique=True),  # the same at every attempt
+    sa.Column("state", sa.String(16), nullable=False, index=True),  # waiting, sent, given_up
+    sa.Column("created_at", _Time, nullable=False),
+    sa.Column("ready_at", _Time, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("last_error", sa.String(512), nullable=False, server_default=""),
+    sa.Column("sent_at", _Time),
+)
+
+# What a message is about. Without message: waits to be put into one.
+notices = sa.Table(
+    "notices",
+    metadata,
+    _id(),
+    sa.Column("channel", sa.String(16), nullable=False),
+    sa.Column("occasion", sa.String(16), nullable=False),
+    sa.Column("at", _Time, nullable=False),
+    sa.Column("series_id", _Id, sa.ForeignKey("series.id")),
+    sa.Column("detail", sa.JSON, nullable=False),  # no patient data
+    sa.Column("message_id", _Id, sa.ForeignKey("messages.id")),
+    sa.Index("ix_notices_message_id_channel", "message_id", "channel"),
+)
+
+# What is wrong now and was told: told once, until it is over.
+conditions = sa.Table(
+    "conditions",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("since", _Time, nullable=False),
 )

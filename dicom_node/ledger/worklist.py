@@ -112,8 +112,14 @@ class Worklist:
                 for series_id in connection.scalars(query).all()
             ]
 
-    def counts(self) -> NodeCounts:
-        """Return how many rows are in which state, and how long the oldest work waits."""
+    def counts(self, *, unfinished_only: bool = False) -> NodeCounts:
+        """Return how many rows are in which state, and how long the oldest work waits.
+
+        Parameters
+        ----------
+        unfinished_only : bool
+            Leave out the states that grow for ever: fast, however old the ledger is.
+        """
         now = self._database.now()
         with self._database.read() as connection:
             oldest_analysis = connection.scalar(
@@ -128,23 +134,29 @@ class Worklist:
                 .where(t.deliveries.c.state == DeliveryState.WAITING)
             )
             return NodeCounts(
-                revisions=_by_state(connection, t.revisions),
-                analyses=_by_state(connection, t.analyses),
-                deliveries=_by_state(connection, t.deliveries),
+                revisions=_by_state(connection, t.revisions, unfinished_only),
+                analyses=_by_state(connection, t.analyses, unfinished_only),
+                deliveries=_by_state(connection, t.deliveries, unfinished_only),
                 conflicts=connection.scalar(sa.select(sa.func.count()).select_from(t.conflicts))
                 or 0,
                 oldest_waiting_analysis_s=_age(now, oldest_analysis),
                 oldest_open_shipment_s=_age(now, oldest_shipment),
             )
 
-    def retry(self, series_id: int) -> list[str]:
-        """Try again what ended without success; return in words what was set in motion."""
+    def retry(self, series_id: int, destination: str | None = None) -> list[str]:
+        """Try again what ended without success; return in words what was set in motion.
+
+        Parameters
+        ----------
+        destination : str or None
+            Only what goes there; None: selection, analysis and all destinations.
+        """
         with self._database.write() as connection:
-            done = [
-                *self._retry_revision(connection, series_id),
-                *self._retry_analysis(connection, series_id),
-                *self._retry_deliveries(connection, series_id),
-            ]
+            done = []
+            if destination is None:
+                done += self._retry_revision(connection, series_id)
+                done += self._retry_analysis(connection, series_id)
+            done += self._retry_deliveries(connection, series_id, destination)
             if done:
                 self._database.event(connection, "retry", series_id, done=done)
             return done
@@ -191,14 +203,16 @@ class Worklist:
         )
         return ["the analysis is queued again"] if changed else []
 
-    def _retry_deliveries(self, connection: sa.Connection, series_id: int) -> list[str]:
+    def _retry_deliveries(
+        self, connection: sa.Connection, series_id: int, only: str | None
+    ) -> list[str]:
         d, p, a, r = t.deliveries.c, t.shipments.c, t.analyses.c, t.revisions.c
         state = step(DELIVERY_TRANSITIONS, DeliveryState.PARKED, DeliveryEvent.RETRY)
         shipments = connection.execute(
             sa.select(p.id, p.destination)
             .join(t.analyses, a.id == p.analysis_id)
             .join(t.revisions, r.id == a.revision_id)
-            .where(r.series_id == series_id)
+            .where(r.series_id == series_id, sa.true() if only is None else p.destination == only)
         ).all()
         ended = [
             DeliveryState.PARKED,
@@ -233,10 +247,19 @@ class Worklist:
         return words
 
 
-def _by_state(connection: sa.Connection, table: sa.Table) -> dict[str, int]:
-    rows = connection.execute(
-        sa.select(table.c.state, sa.func.count()).group_by(table.c.state).order_by(table.c.state)
-    )
+_FINISHED = {"selected", "skipped", "superseded", "done", "sent", "committed", "verified"}
+_UNFINISHED = {
+    str(state) for states in (RevisionState, AnalysisState, DeliveryState) for state in states
+} - _FINISHED
+
+
+def _by_state(
+    connection: sa.Connection, table: sa.Table, unfinished_only: bool = False
+) -> dict[str, int]:
+    query = sa.select(table.c.state, sa.func.count())
+    if unfinished_only:
+        query = query.where(table.c.state.in_(sorted(_UNFINISHED)))
+    rows = connection.execute(query.group_by(table.c.state).order_by(table.c.state))
     return {str(state): int(count) for state, count in rows}
 
 

@@ -190,6 +190,7 @@ class AssociationHandler:
         self._log.warning(
             "association_rejected", reason=rejection.name.lower(), words=objection.words
         )
+        self._storage.tally.count("associations_refused", rejection.name.lower())
         self._stream.send(negotiation.rejection_pdu(rejection))
         self._auditor.refused(
             f"association rejected: {objection.words} {rejection.value}",
@@ -218,6 +219,7 @@ class AssociationHandler:
             address=self._visitor.address,
             reporters=frozenset(peer.name for peer in peers if peer.may_report),
             max_resends=settings.commitment.max_resends,
+            heard=self._auditor.commitment_reported,
         )
         self._log.info("association_accepted", contexts=len(self._contexts))
         return True
@@ -320,7 +322,7 @@ class AssociationHandler:
             receipt = (dataset or Refused(CannotUnderstand("C-STORE without a dataset"))).finish()
         except Exception as error:  # noqa: BLE001  the DIMSE edge: recorded and answered
             status, comment = status_of(error)
-            self._session.receipts["refused"] += 1
+            self._session.note_answer("refused", status)
             # The type of an unforeseen error only: its text may quote what the peer sent.
             self._log.warning(
                 "instance_refused",
@@ -330,7 +332,7 @@ class AssociationHandler:
             )
         else:
             status, comment = SUCCESS, ""
-            self._session.receipts[receipt] += 1
+            self._session.note_answer(receipt, status)
             if receipt is Receipt.STORED:
                 self._log.debug("instance_stored", ms=round(1e3 * (time.perf_counter() - started)))
             else:

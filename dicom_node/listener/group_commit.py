@@ -1,15 +1,16 @@
 """Durable acknowledgement, for all associations together.
 
-Whoever comes first commits for everybody who waits: one fsync per directory and one ledger
-transaction for the batch. A single association pays no hop to another thread; sixty share the
-cost of one commit.
+Each association makes its own file and name durable, side by side with the others: the disk takes
+their flushes together. Then whoever comes first commits to the ledger for everybody who waits,
+and hands over to the first of those who came meanwhile: sixty share the cost of one commit, and a
+single association pays no hop to another thread.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dicom_node.crashpoints import crash_point
 from dicom_node.domain import Receipt
@@ -26,13 +27,29 @@ _log = get_logger(__name__)
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
+    """An arrival and the thread that sleeps until it is settled, or until it is its turn to lead.
+
+    A lock of its own for each: nobody wakes but for a reason, and those who are done do not stand
+    in the way of the next commit.
+    """
+
     arrival: Arrival
     receipt: Receipt | None = None
     error: BaseException | None = None
+    _asleep: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self._asleep.acquire()
 
     @property
     def is_settled(self) -> bool:
         return self.receipt is not None or self.error is not None
+
+    def sleep(self) -> None:
+        self._asleep.acquire()
+
+    def wake(self) -> None:
+        self._asleep.release()
 
 
 class GroupCommit:
@@ -49,8 +66,9 @@ class GroupCommit:
     def __init__(self, spool: Spool, intake: Intake) -> None:
         self._spool = spool
         self._intake = intake
+        self._lock = threading.Lock()  # of the two below, held for a moment only
         self._queue: deque[_Waiting] = deque()
-        self._leading = threading.Lock()
+        self._somebody_leads = False
 
     def commit(self, arrival: Arrival) -> Receipt:
         """Return when `arrival` is durable in spool and ledger.
@@ -60,21 +78,45 @@ class GroupCommit:
         Exception
             Whatever spool or ledger raised: the arrival must not be acknowledged.
         """
+        self._spool.sync_directories([arrival.stored])
         mine = _Waiting(arrival)
-        self._queue.append(mine)
-        while not mine.is_settled:
-            with self._leading:
-                if not mine.is_settled:
-                    self._lead()
+        with self._lock:
+            self._queue.append(mine)
+            is_first = not self._somebody_leads
+            self._somebody_leads = True
+        if not is_first:
+            mine.sleep()
+        if not mine.is_settled:
+            self._lead(mine)
         if mine.error is not None:
             raise mine.error
         assert mine.receipt is not None  # noqa: S101  settled without error
         return mine.receipt
 
-    def _lead(self) -> None:
-        batch = [self._queue.popleft() for _ in range(min(len(self._queue), _MAX_BATCH))]
+    def _lead(self, mine: _Waiting) -> None:
+        """Commit for `mine`, which is the first in the queue, and for those behind it."""
+        with self._lock:
+            batch = [self._queue.popleft() for _ in range(min(len(self._queue), _MAX_BATCH))]
         try:
-            self._make_durable(batch)
+            self._settle(batch)
+        except BaseException as error:
+            for waiting in batch:
+                if not waiting.is_settled:
+                    waiting.error = error
+            raise
+        finally:
+            with self._lock:
+                heir = self._queue[0] if self._queue else None
+                self._somebody_leads = heir is not None
+            if heir is not None:
+                heir.wake()
+            for waiting in batch:
+                if waiting is not mine:
+                    waiting.wake()
+
+    def _settle(self, batch: list[_Waiting]) -> None:
+        try:
+            self._record(batch)
         except Exception as error:  # noqa: BLE001  handed to the threads that wait
             if len(batch) == 1:
                 batch[0].error = error
@@ -83,14 +125,16 @@ class GroupCommit:
             _log.warning("batch_refused", size=len(batch), error=type(error).__name__)
             for waiting in batch:
                 try:
-                    self._make_durable([waiting])
+                    self._record([waiting])
                 except Exception as own_error:  # noqa: BLE001  handed to the thread that waits
                     waiting.error = own_error
 
-    def _make_durable(self, batch: list[_Waiting]) -> None:
-        self._spool.sync_directories(waiting.arrival.stored for waiting in batch)
+    def _record(self, batch: list[_Waiting]) -> None:
         crash_point("listener.before_commit")
-        receipts = self._intake.record_instances([waiting.arrival for waiting in batch])
+        receipts = self._intake.record_instances(
+            [waiting.arrival for waiting in batch],
+            is_kept=lambda stored: stored.digest in self._spool,
+        )
         crash_point("listener.after_commit")
         for waiting, receipt in zip(batch, receipts, strict=True):
             waiting.receipt = receipt

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from dicom_node.domain import Receipt
+from dicom_node.domain import Receipt, StoredInstance
 from dicom_node.ledger import Arrival
 
 __all__ = ["Intake"]
@@ -24,6 +24,11 @@ class Intake(Protocol):
         """Record how it ended; `ignored` counts thrown away objects by SOP Class UID."""
         ...
 
-    def record_instances(self, arrivals: Sequence[Arrival]) -> list[Receipt]:
-        """Record a batch in one durable transaction; one receipt per arrival, in order."""
+    def record_instances(
+        self, arrivals: Sequence[Arrival], *, is_kept: Callable[[StoredInstance], bool]
+    ) -> list[Receipt]:
+        """Record a batch in one durable transaction; one receipt per arrival, in order.
+
+        `is_kept` says whether the spool holds what retention had removed once.
+        """
         ...

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from dicom_node.crashpoints import crash_point
 from dicom_node.domain import Receipt
 from dicom_node.errors import CannotUnderstand, OutOfResources
+from dicom_node.ledger import TakenReport
 from dicom_node.listener.command_set import Command, encode_response
 from dicom_node.listener.negotiation import AcceptedContext
 from dicom_node.listener.status import SOPClassNotSupported, status_of
@@ -20,17 +22,21 @@ from dicom_node.storage_commitment import (
     answer_report,
 )
 
-__all__ = ["CommitmentReports", "ReportInProgress", "answer_event"]
+__all__ = ["CommitmentReports", "Heard", "ReportInProgress", "answer_event"]
 
 _log = get_logger(__name__)
 _IMPLICIT_VR = "1.2.840.10008.1.2"
+Heard = Callable[[TakenReport | None], None]
+"""Is told of each report what it changed; None: nobody asked for it."""
 
 
 class CommitmentReports(Protocol):
     """The ledger's door for reports: :class:`dicom_node.ledger.CommitmentReports`."""
 
-    def take(self, report: CommitmentReport, peers: frozenset[str], *, max_resends: int) -> bool:
-        """Make a report durable; False if none of `peers` was asked by its Transaction UID."""
+    def take(
+        self, report: CommitmentReport, peers: frozenset[str], *, max_resends: int
+    ) -> TakenReport | None:
+        """Make a report durable; None if none of `peers` was asked by its Transaction UID."""
         ...
 
 
@@ -50,6 +56,7 @@ class ReportInProgress:
         reports: CommitmentReports | None,
         reporters: frozenset[str],
         max_resends: int,
+        heard: Heard = lambda _taken: None,
     ) -> None:
         if context.abstract_syntax != PUSH_MODEL or reports is None:
             raise SOPClassNotSupported("reports come in a storage commitment context")
@@ -58,6 +65,7 @@ class ReportInProgress:
         self._reports = reports
         self._reporters = reporters
         self._max_resends = max_resends
+        self._heard = heard
         self._data = bytearray()
 
     def write(self, fragment: memoryview) -> None:
@@ -89,15 +97,16 @@ class ReportInProgress:
 
     def _take(self, report: CommitmentReport) -> bool:
         crash_point("listener.in_report")
-        known = self._reports.take(report, self._reporters, max_resends=self._max_resends)
+        taken = self._reports.take(report, self._reporters, max_resends=self._max_resends)
         crash_point("listener.after_report")
         _log.info(
-            "commitment_reported" if known else "commitment_report_unknown",
+            "commitment_reported" if taken else "commitment_report_unknown",
             peers=sorted(self._reporters),
             committed=len(report.committed),
             failed=len(report.failed),
         )
-        return known
+        self._heard(taken)
+        return taken is not None
 
 
 def answer_event(command: Command, dataset: object) -> bytes:

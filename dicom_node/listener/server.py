@@ -70,6 +70,8 @@ class AssociationServer:
         Shared with another server of this process, so that limits hold for both together.
     auditor : Auditor, optional
         Shared likewise.
+    turned : callable
+        Called whenever the accepting loop comes round.
     """
 
     def __init__(
@@ -81,7 +83,9 @@ class AssociationServer:
         ssl_context: Callable[[], ssl.SSLContext] | None = None,
         admission: Admission | None = None,
         auditor: Auditor | None = None,
+        turned: Callable[[], None] = lambda: None,
     ) -> None:
+        self._turned = turned
         self._listening = listening
         self._storage = storage
         self._settings = settings
@@ -101,6 +105,7 @@ class AssociationServer:
         threading.stack_size(_THREAD_STACK_BYTES)
         while not is_over():
             self._accept_one()
+            self._turned()
         self._stopping.set()
         self._listening.close()
         self._drain(grace_s)
@@ -124,6 +129,7 @@ class AssociationServer:
         )
         if visitor is None:
             _log.warning("connection_refused", address=str(peer[0]), reason="too many connections")
+            self._storage.tally.count("associations_refused", "too_many_connections")
             connection.close()
             # The accepting thread waits for no disk: somebody else's record tells of a flood.
             return
@@ -182,6 +188,7 @@ class AssociationServer:
         except OSError as error:
             words = tls_failure(error)
             _log.warning("tls_handshake_failed", address=visitor.address, reason=words)
+            self._storage.tally.count("associations_refused", "tls_handshake")
             self._auditor.refused(f"TLS: {words}", address=visitor.address)
             _let_read_alert(wrapped)
             return None

@@ -21,6 +21,7 @@ from dicom_node.listener.storage import Storage
 from dicom_node.listener.supervisor import Supervisor
 from dicom_node.listener.water_marks import WaterMarks
 from dicom_node.logs import get_logger
+from dicom_node.pulse import Pulse
 from dicom_node.settings import NodeSettings
 from dicom_node.spool import Spool
 from dicom_node.tls import ServerContexts
@@ -138,12 +139,14 @@ def _serve(
     settings = settings_source()
     spool = _spool(settings)
     with open_ledger(settings.ledger_url, supersede=settings.completion.supersede) as ledger:
+        pulse = Pulse(ledger, "listen")
         storage = Storage(
             spool,
             ledger.intake,
             GroupCommit(spool, ledger.intake),
             ledger.commitment_reports,
             WaterMarks(spool),
+            pulse.tally,
         )
         admission = Admission()
         servers = [
@@ -154,6 +157,7 @@ def _serve(
                 ssl_context=ServerContexts(settings.tls) if door.secure else None,
                 admission=admission,
                 auditor=auditor,
+                turned=pulse.turn,
             )
             for door in doors
         ]
@@ -164,11 +168,12 @@ def _serve(
             threading.Thread(target=server.serve, args=(is_over, _GRACE_S))
             for server in servers[1:]
         ]
-        for thread in threads:
-            thread.start()
-        servers[0].serve(is_over, _GRACE_S)
-        for thread in threads:
-            thread.join()
+        with pulse.beating():
+            for thread in threads:
+                thread.start()
+            servers[0].serve(is_over, _GRACE_S)
+            for thread in threads:
+                thread.join()
     _log.info("listener_stopped", pid=os.getpid())
     return 0
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from dicom_node.audit import Transfer
@@ -11,7 +13,7 @@ from dicom_node.domain import Receipt, StoredInstance, is_legal_uid
 from dicom_node.errors import DatasetMismatch
 from dicom_node.header import InstanceHeader
 from dicom_node.header_reader import read_dataset_header
-from dicom_node.ledger import Arrival
+from dicom_node.ledger import Arrival, Tally
 from dicom_node.listener.command_set import Command, CommandField
 from dicom_node.listener.contexts import CT_STORAGE
 from dicom_node.listener.group_commit import GroupCommit
@@ -52,6 +54,7 @@ class Storage:
     group_commit: GroupCommit
     reports: CommitmentReports | None = None
     marks: WaterMarks | None = None
+    tally: Tally = field(default_factory=Tally)
 
 
 class Session:
@@ -66,10 +69,12 @@ class Session:
         address: str,
         reporters: frozenset[str] = frozenset(),
         max_resends: int = 0,
+        heard: Callable[..., None] = lambda _taken, **_peer: None,
     ) -> None:
         self._storage = storage
         self._reporters = reporters  # names of the destinations that this caller is
         self._max_resends = max_resends
+        self._heard = partial(heard, ae_title=calling_ae, address=address)
         self._who = {"calling_ae": calling_ae, "called_ae": called_ae, "address": address}
         self._association_id: int | None = None
         self.calling_ae = calling_ae
@@ -94,7 +99,12 @@ class Session:
         """
         if command.field == CommandField.N_EVENT_REPORT_RQ:
             return ReportInProgress(
-                command, context, self._storage.reports, self._reporters, self._max_resends
+                command,
+                context,
+                self._storage.reports,
+                self._reporters,
+                self._max_resends,
+                self._heard,
             )
         if command.sop_class_uid != context.abstract_syntax:
             raise SOPClassNotSupported("SOP Class UID is not that of the presentation context")
@@ -112,6 +122,11 @@ class Session:
     def commit(self, arrival: Arrival) -> Receipt:
         """Make an arrival durable, with whatever other associations bring now."""
         return self._storage.group_commit.commit(arrival)
+
+    def note_answer(self, outcome: str, status: int) -> None:
+        """Count what a C-STORE was answered."""
+        self.receipts[outcome] += 1
+        self._storage.tally.count("c_store", outcome, f"0x{status:04X}")
 
     def note_transfer(self, header: InstanceHeader) -> None:
         """Remember for the audit trail what was taken, of the studies that one route holds."""
@@ -139,6 +154,7 @@ class Session:
         Exception
             Whatever the ledger raises.
         """
+        self._storage.tally.count("associations", outcome)
         if self._association_id is not None:
             self._storage.intake.close_association(
                 self._association_id, outcome=outcome, ignored=self._ignored

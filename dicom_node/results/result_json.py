@@ -73,6 +73,11 @@ class LesionDistribution(_Part):
     lower: float
     central: float
     peripheral: float
+    map: tuple[tuple[float, ...], ...] | None = Field(
+        default=None,
+        description="Coronal view in lung coordinates: rows from apex to base, each from the "
+        "patient's right to left; mean lesion fraction. Absent in older documents.",
+    )
 
 
 class Lesion(_Part):
@@ -320,6 +325,7 @@ def _lesion(findings: Findings) -> Lesion:
             lower=lower,
             central=central,
             peripheral=peripheral,
+            map=tuple(tuple(round(float(value), 4) for value in row) for row in found.map),
         )
     return Lesion(
         percent_of_lung=burden.percent_of_lung,

@@ -7,6 +7,7 @@ source's character set so that they can be written in ISO_IR 192 (UTF-8).
 from __future__ import annotations
 
 import copy
+import errno
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -182,6 +183,8 @@ def _read(path: Path, keywords: list[str] | None) -> Dataset:
     try:
         return dcmread(path, stop_before_pixels=True, specific_tags=keywords)
     except (OSError, *BROKEN_DATASET) as error:
+        if isinstance(error, OSError) and error.errno == errno.EIO:
+            raise  # the disk's fault, not the instance's: tried again
         raise SeriesRejected("An instance of the series cannot be read.") from error
 
 

@@ -7,7 +7,7 @@ the disk when :func:`write_results` returns.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from inference.domain import CtVolume, Findings
 __all__ = ["write_not_analyzed", "write_results"]
 
 _OVERLAY_FOLDER = "overlay"
+_MOST_DOCUMENTS = 6  # three reports, summary, segmentation, key objects
 
 
 def write_results(
@@ -39,6 +40,8 @@ def write_results(
     out_dir: Path,
     options: ResultOptions,
     context: ResultContext,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[WrittenObject, ...]:
     """Write report, overlays, summary page, segmentation and key objects of one reading.
 
@@ -52,6 +55,8 @@ def write_results(
         Headers of the same instances.
     out_dir : Path
         Created if need be; files of an earlier, interrupted try are replaced.
+    progress : callable
+        Called with (done, total) after each object, from this thread; it may raise to stop.
 
     Returns
     -------
@@ -75,11 +80,13 @@ def write_results(
             pool.submit(_write_overlay, index, findings, volume, results, painter, out_dir)
             for index in overlay_slices(findings, results)
         ]
-        written = [
-            write_object(dataset, out_dir, Path(name), kind, str(kind), rank)
-            for kind, rank, name, dataset in _documents(findings, volume, results, painter)
-        ]
-        written += [overlay.result() for overlay in overlays]
+        written = []
+        for kind, rank, name, dataset in _documents(findings, volume, results, painter):
+            written.append(write_object(dataset, out_dir, Path(name), kind, str(kind), rank))
+            progress(len(written), _MOST_DOCUMENTS + len(overlays))
+        for overlay in overlays:
+            written.append(overlay.result())
+            progress(len(written), _MOST_DOCUMENTS + len(overlays))
     if overlays:
         sync_directory(out_dir / _OVERLAY_FOLDER)
     sync_directory(out_dir)

@@ -11,6 +11,12 @@ Nothing that changes a prediction stands here: that belongs to the model bundle.
 from __future__ import annotations
 
 from dicom_node.settings.document import SettingsSource, find_config, load_settings
+from dicom_node.settings.monitoring import (
+    MailSettings,
+    MetricsSettings,
+    NotificationSettings,
+    WebhookSettings,
+)
 from dicom_node.settings.node import NodeSettings
 from dicom_node.settings.peer import Peer, PeerRole
 from dicom_node.settings.sections import (
@@ -19,6 +25,7 @@ from dicom_node.settings.sections import (
     BrokerSettings,
     CommitmentSettings,
     CompletionSettings,
+    ConsoleSettings,
     DeliverySettings,
     LedgerSettings,
     ListenerSettings,
@@ -35,10 +42,14 @@ __all__ = [
     "BrokerSettings",
     "CommitmentSettings",
     "CompletionSettings",
+    "ConsoleSettings",
     "DeliverySettings",
     "LedgerSettings",
     "ListenerSettings",
+    "MailSettings",
+    "MetricsSettings",
     "NodeSettings",
+    "NotificationSettings",
     "Peer",
     "PeerRole",
     "ResultSettings",
@@ -47,6 +58,7 @@ __all__ = [
     "SettingsSource",
     "SupersedePolicy",
     "TLSSettings",
+    "WebhookSettings",
     "find_config",
     "load_settings",
 ]

@@ -58,7 +58,8 @@ def load_settings(path: Path | None = None) -> NodeSettings:
         if isinstance(state_dir, str) and not Path(state_dir).expanduser().is_absolute():
             # A relative state directory is relative to its document, not to who starts the node.
             document["state_dir"] = str(found.absolute().parent / state_dir)
-        _resolve_beside(found.absolute().parent, document.get("tls"))
+        for name in ("tls", "mail", "webhook"):
+            _resolve_beside(found.absolute().parent, document.get(name))
     try:
         return NodeSettings(**document)
     except SettingsError as error:  # an environment variable that should hold JSON
@@ -69,11 +70,11 @@ def load_settings(path: Path | None = None) -> NodeSettings:
         raise ConfigurationError(f"{found or 'settings'}: {field}: {first['msg']}") from error
 
 
-def _resolve_beside(folder: Path, tls: Any) -> None:
-    """Make relative paths of the ``[tls]`` table relative to the document."""
+def _resolve_beside(folder: Path, table: Any) -> None:
+    """Make relative paths to certificates and keys in `table` relative to the document."""
     for name in ("certificate", "key", "ca"):
-        if isinstance(tls, dict) and isinstance(tls.get(name), str):
-            tls[name] = str(folder / Path(tls[name]).expanduser())
+        if isinstance(table, dict) and isinstance(table.get(name), str):
+            table[name] = str(folder / Path(table[name]).expanduser())
 
 
 class SettingsSource:

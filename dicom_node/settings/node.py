@@ -10,6 +10,12 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from dicom_node.domain import AETitle
 from dicom_node.errors import ConfigurationError
+from dicom_node.settings.monitoring import (
+    MailSettings,
+    MetricsSettings,
+    NotificationSettings,
+    WebhookSettings,
+)
 from dicom_node.settings.peer import Peer
 from dicom_node.settings.sections import (
     AnalysisSettings,
@@ -17,6 +23,7 @@ from dicom_node.settings.sections import (
     BrokerSettings,
     CommitmentSettings,
     CompletionSettings,
+    ConsoleSettings,
     DeliverySettings,
     LedgerSettings,
     ListenerSettings,
@@ -51,6 +58,11 @@ class NodeSettings(BaseSettings):
     delivery: DeliverySettings = DeliverySettings()
     commitment: CommitmentSettings = CommitmentSettings()
     retention: RetentionSettings = RetentionSettings()
+    console: ConsoleSettings = ConsoleSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    notifications: NotificationSettings = NotificationSettings()
+    mail: MailSettings = MailSettings()
+    webhook: WebhookSettings = WebhookSettings()
     peers: tuple[Peer, ...] = ()
 
     @classmethod
@@ -78,6 +90,15 @@ class NodeSettings(BaseSettings):
                 raise ValueError(
                     f"peers.{peer.name}: tls needs our own certificate, key and ca under [tls]"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _patient_data_travel_sealed(self) -> NodeSettings:
+        if self.notifications.include_patient_data:
+            if self.mail.host and self.mail.security == "none":
+                raise ValueError('notifications.include_patient_data: mail.security is "none"')
+            if self.webhook.url.startswith("http:"):
+                raise ValueError("notifications.include_patient_data: webhook.url is not https")
         return self
 
     @property

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import enum
-import ipaddress
 import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from dicom_node.domain import AETitle, ObjectKind
-from dicom_node.settings.sections import Port, Section
+from dicom_node.settings.sections import Network, Port, Section
 
 __all__ = ["Peer", "PeerRole"]
-
-
-def _network(text: str) -> str:
-    try:
-        return str(ipaddress.ip_network(text.strip(), strict=False))
-    except ValueError:
-        raise ValueError(
-            f"{text!r} is neither an address nor a network such as 10.0.0.0/24"
-        ) from None
 
 
 def _fingerprint(text: str) -> str:
@@ -31,7 +21,6 @@ def _fingerprint(text: str) -> str:
     return plain
 
 
-Network = Annotated[str, AfterValidator(_network)]
 Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import enum
+import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from dicom_node.domain import AETitle
 
@@ -16,9 +17,11 @@ __all__ = [
     "BrokerSettings",
     "CommitmentSettings",
     "CompletionSettings",
+    "ConsoleSettings",
     "DeliverySettings",
     "LedgerSettings",
     "ListenerSettings",
+    "Network",
     "Port",
     "ResultSettings",
     "RetentionSettings",
@@ -31,6 +34,19 @@ __all__ = [
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text.strip(), strict=False))
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is neither an address nor a network such as 10.0.0.0/24"
+        ) from None
+
+
+Network = Annotated[str, AfterValidator(_network)]
+"""An address, or a network such as 10.0.0.0/24."""
 
 
 class Section(BaseModel):
@@ -197,4 +213,26 @@ class RetentionSettings(Section):
     def _marks_are_ordered(self) -> RetentionSettings:
         if self.low_water_percent > self.high_water_percent:
             raise ValueError("low_water_percent has to be at most high_water_percent")
+        return self
+
+
+class ConsoleSettings(Section):
+    """The web console. It speaks plain HTTP: put a reverse proxy with TLS before it."""
+
+    enabled: bool = True  # whether `m3lung serve` starts it
+    host: str = "127.0.0.1"  # address to listen on
+    port: Annotated[int, Field(ge=0, le=65535)] = 8765  # 0: any free one (tests)
+    base_path: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)*$")] = (
+        ""  # "/m3lung": under that
+    )
+    session_hours: Annotated[float, Field(gt=0, le=720)] = 12.0  # then one has to log in again
+    trusted_proxies: tuple[Network, ...] = ()  # believed below
+    login_header: Annotated[str, Field(pattern=r"^([A-Za-z0-9-]+)?$")] = (
+        ""  # names who is logged in
+    )
+
+    @model_validator(mode="after")
+    def _header_needs_a_proxy(self) -> ConsoleSettings:
+        if self.login_header and not self.trusted_proxies:
+            raise ValueError("login_header needs trusted_proxies: anybody can send a header")
         return self

@@ -20,7 +20,7 @@ from dicom_node.ledger.leases import this_owner
 from dicom_node.ledger.states import AnalysisEvent
 from dicom_node.logs import get_logger, pseudonym
 from dicom_node.results.context import Completeness, Predecessor, ResultContext
-from dicom_node.results.result_json import analyzed
+from dicom_node.results.result_json import ResultDocument, analyzed, write_document
 from dicom_node.settings import NodeSettings
 from dicom_node.worker.pipeline import Progress, Reading, read_series
 from inference.analyzer import Analyzer
@@ -79,15 +79,25 @@ class AnalysisWorker:
         except LeaseLost as error:
             log.warning("analysis abandoned", reason=str(error))
         except NotAChestCt as error:
-            self._ledger.analyses.set_aside(claim, AnalysisEvent.SKIP, error.reason)
+            self._ledger.analyses.set_aside(
+                claim, AnalysisEvent.SKIP, error.reason, error=type(error).__name__
+            )
             log.info("analysis skipped", reason=error.reason)
         except (SeriesError, SeriesRejected) as error:
-            self._ledger.analyses.set_aside(claim, AnalysisEvent.REJECT, error.reason)
+            self._ledger.analyses.set_aside(
+                claim, AnalysisEvent.REJECT, error.reason, error=type(error).__name__
+            )
             log.warning("analysis rejected", reason=error.reason)
         except Exception as error:
             # The text of an unforeseen error may hold anything: only its class is kept.
             reason = f"the analysis failed unexpectedly ({type(error).__name__})"
-            self._ledger.analyses.fail(claim, reason, settings.analysis.max_attempts, RETRY_AFTER_S)
+            self._ledger.analyses.fail(
+                claim,
+                reason,
+                settings.analysis.max_attempts,
+                RETRY_AFTER_S,
+                error=type(error).__name__,
+            )
             log.exception("analysis failed")
 
     def _read_and_record(self, claim: AnalysisClaim, settings: NodeSettings) -> None:
@@ -107,10 +117,15 @@ class AnalysisWorker:
             },
             progress=self._renewing(claim, settings.analysis.lease_s),
         )
+        document = analyzed(
+            reading.findings, reading.source, context, reading.objects,
+            banner=settings.results.banner,
+        )  # fmt: skip
+        write_document(document, out_dir / "result.json")
         crash_point("worker.before_commit")
         self._ledger.analyses.finish(
             claim,
-            result=_summary(reading, context, settings.results.banner),
+            result=_summary(document),
             objects=_new_objects(reading, out_dir.relative_to(settings.results_dir)),
             destinations={
                 peer.name: list(peer.outputs) for peer in settings.peers if peer.is_destination
@@ -182,7 +197,8 @@ def _new_objects(reading: Reading, folder: Path) -> list[NewObject]:
     ]
 
 
-def _summary(reading: Reading, context: ResultContext, banner: str) -> dict[str, Any]:
-    """Return result.json for the ledger, without the per-slice rows and the list of objects."""
-    document = analyzed(reading.findings, reading.source, context, reading.objects, banner=banner)
-    return document.model_dump(mode="json", exclude={"slices", "objects"})
+def _summary(document: ResultDocument) -> dict[str, Any]:
+    """Return result.json for the ledger, without what only its own page shows."""
+    return document.model_dump(
+        mode="json", exclude={"slices": True, "objects": True, "lesion": {"distribution": {"map"}}}
+    )

@@ -85,6 +85,14 @@ def read_series(
     crash_point("worker.in_inference")
 
     progress("results", 0, len(volume))
-    objects = write_results(findings, volume, source, out_dir, options, context)
+    objects = write_results(
+        findings,
+        volume,
+        source,
+        out_dir,
+        options,
+        context,
+        progress=lambda done, total: progress("results", done, total),
+    )
     crash_point("worker.after_write")
     return Reading(findings, source, objects)

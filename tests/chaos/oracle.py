@@ -13,16 +13,15 @@ import sqlalchemy as sa
 
 from dicom_node.ledger import open_ledger, tables
 from dicom_node.ledger.states import AnalysisState, DeliveryState
+from dicom_node.ledger.worklist import SeriesStatus
 from dicom_node.spool import content_digest
 from support.node import Node
 from support.orthanc import Orthanc
 
 __all__ = ["Verdict", "judge", "unfinished"]
 
-_AT_THE_PACS = [
-    DeliveryState.SENT, DeliveryState.COMMIT_REQUESTED, DeliveryState.COMMITTED,
-    DeliveryState.VERIFIED,
-]  # fmt: skip
+_PROVEN = [DeliveryState.COMMITTED, DeliveryState.VERIFIED]
+_AT_THE_PACS = [DeliveryState.SENT, DeliveryState.COMMIT_REQUESTED, *_PROVEN]
 
 
 @dataclass(slots=True)
@@ -43,27 +42,47 @@ class Verdict:
 
 def unfinished(node: Node) -> list[str]:
     """Series that are not yet at their end, with where they stand."""
+    return [words for words, has_ended in _standing(node) if not has_ended]
+
+
+def _standing(node: Node) -> list[tuple[str, bool]]:
+    """Series without a reading whose delivery is proven, and whether they have ended so."""
     with open_ledger(node.ledger_url) as ledger:
         found = ledger.worklist.find(limit=100_000)
-    return [
-        f"{status.series_instance_uid}: {status.state}, analysis {status.analysis_state}, "
-        f"deliveries {[item.states for item in status.deliveries]}"
+        with ledger.database.read() as connection:
+            # Of readings that later slices superseded, too.
+            open_shipments = connection.execute(
+                sa.select(tables.shipments.c.id, tables.shipments.c.last_error).where(
+                    tables.shipments.c.open.is_(True)
+                )
+            ).all()
+    series = [
+        (
+            f"{status.series_instance_uid}: {status.state}, analysis {status.analysis_state}, "
+            f"deliveries {[item.states for item in status.deliveries]} {status.reason}",
+            _has_ended(status),
+        )
         for status in found
-        if not _has_ended(status)
+        if not _is_delivered(status)
     ]
+    shipments = [(f"shipment {row.id}: open, {row.last_error}", False) for row in open_shipments]
+    return series + shipments
 
 
-def _has_ended(status) -> bool:
+def _has_ended(status: SeriesStatus) -> bool:
     if status.state in ("skipped", "rejected"):
         return True
     if status.state != "selected":
         return False
-    if status.analysis_state in ("skipped", "rejected", "quarantined"):
-        return True
+    return status.analysis_state in ("skipped", "rejected", "quarantined")
+
+
+def _is_delivered(status: SeriesStatus) -> bool:
     return (
-        status.analysis_state == "done"
+        status.state == "selected"
+        and status.analysis_state == "done"
         and bool(status.deliveries)
-        and all(set(item.states) <= set(_AT_THE_PACS) for item in status.deliveries)
+        and all(set(item.states) <= set(_PROVEN) for item in status.deliveries)
     )
 
 
@@ -75,7 +94,8 @@ def judge(node: Node, pacs: Orthanc, acknowledged: Mapping[str, Path]) -> Verdic
     acknowledged : mapping of SOP Instance UID to the file that was sent
     """
     verdict = Verdict(acknowledged=len(acknowledged))
-    verdict.stuck = unfinished(node)
+    # Every series is a good one: an end without a reading is as bad as none.
+    verdict.stuck = [words for words, _ in _standing(node)]
     t = tables
     with open_ledger(node.ledger_url) as ledger, ledger.database.read() as connection:
         kept = {

@@ -72,7 +72,7 @@ def report(
 
 
 def take(ledger: Ledger, found: CommitmentReport, *, peer: str = "pacs", resends: int = 2) -> bool:
-    return ledger.commitment_reports.take(found, {peer}, max_resends=resends)
+    return ledger.commitment_reports.take(found, {peer}, max_resends=resends) is not None
 
 
 def test_a_shipment_is_open_until_its_proof(node: DeliveringNode, ledger: Ledger) -> None:

@@ -16,6 +16,7 @@ from pynetdicom.sop_class import (
     Verification,
 )
 
+from dicom_node.audit import records
 from dicom_node.errors import CannotUnderstand
 from dicom_node.simulated_pacs import SimulatedPacs, behaviour_from
 from dicom_node.storage_commitment import (
@@ -104,6 +105,34 @@ def test_the_peer_that_was_asked_is_heard(node: Any, role: bool) -> None:
     assert node.states() == {"committed": 2}  # the first word counts
     association.release()
     assert not node.open_shipments()
+
+
+def test_reports_stand_in_the_audit_trail(node: Any) -> None:
+    association = associate(node, "SIMPACS")
+    assert send(association, report_on(node.transaction_uid, node.uids[:1])) == 0
+    assert send(association, report_on(node.transaction_uid, [], tuple(node.uids[1:])), 2) == 0
+    for _ in range(20):  # a peer that repeats itself does not fill the trail
+        assert send(association, report_on(node.transaction_uid, node.uids)) == 0
+        assert send(association, report_on(generate_uid(), node.uids)) == 0x0115
+    association.release()
+    node.listener.stop()
+    told = [
+        record
+        for record in records(node.source().root / "audit")
+        if record["EventIdentification"]["EventID"]["originalText"] == "Storage Commitment Reported"
+    ]
+    events = [record["EventIdentification"] for record in told]
+    assert [(e["EventOutcomeDescription"], e["EventOutcomeIndicator"]) for e in events] == [
+        ("1 objects committed, 0 failed", "0"),
+        ("0 objects committed, 1 failed", "4"),
+        ("0 objects committed, 0 failed", "0"),
+        ("a report on a transaction that it was not asked for", "4"),
+    ]
+    peer = told[0]["ActiveParticipant"][0]
+    assert peer["AlternativeUserID"] == "AETITLES=SIMPACS"
+    assert (peer["NetworkAccessPointID"], peer["UserIsRequestor"]) == ("127.0.0.1", True)
+    assert len(told[0]["ParticipantObjectIdentification"]) >= 1
+    assert node.transaction_uid not in str(told)
 
 
 def test_what_stands_in_both_lists_is_not_proven(node: Any) -> None:

@@ -50,7 +50,9 @@ def verdict(now: float, headers: Sequence[InstanceHeader] = WHOLE, **evidence: A
         "last_arrival_at": 1020.0,
         "associations_over": True,
     }
-    return judge(Evidence(**(known | evidence)), lambda: headers, now, RULES, MIN_SLICES)
+    return judge(
+        Evidence(**(known | evidence)), lambda: stack_evidence(headers, MIN_SLICES), now, RULES
+    )
 
 
 def closed(reason: ClosingReason) -> Verdict:
@@ -139,7 +141,7 @@ def test_headers_are_read_only_when_the_decision_hangs_on_them() -> None:
     ]
     for now, over, expected in cases:
         evidence = Evidence(148, 1000.0, 1020.0, over, expected_count=expected)
-        judge(evidence, forbidden, now, RULES, MIN_SLICES)
+        judge(evidence, forbidden, now, RULES)
 
 
 # -- time alone -----------------------------------------------------------------------------------
@@ -181,7 +183,7 @@ def test_nothing_received_is_nothing_to_close() -> None:
 def test_every_verdict_has_a_reason_or_a_sentence(
     evidence: Evidence, now: float, headers: list[InstanceHeader]
 ) -> None:
-    result = judge(evidence, lambda: headers, now, RULES, MIN_SLICES)
+    result = judge(evidence, lambda: stack_evidence(headers, MIN_SLICES), now, RULES)
     assert result.complete == (result.reason is not None) == (result.waiting_for == "")
     if evidence.received and now - evidence.first_arrival_at >= RULES.maximum_wait_s:
         assert result.complete  # none is stuck beyond its deadline

@@ -8,13 +8,20 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from dicom_node.domain import ObjectKind, Receipt, StoredInstance
-from dicom_node.errors import IllegalTransition, LeaseLost, LedgerError, SchemaMismatch
+from dicom_node.errors import (
+    IllegalTransition,
+    LeaseLost,
+    LedgerError,
+    OutOfResources,
+    SchemaMismatch,
+)
 from dicom_node.header import InstanceHeader
-from dicom_node.ledger import Arrival, Ledger, NewObject, open_ledger, tables
+from dicom_node.ledger import Arrival, Database, Ledger, NewObject, open_ledger, tables
 from dicom_node.ledger.leases import owner_is_gone, this_owner
 from dicom_node.ledger.states import AnalysisEvent, DeliveryEvent
 from dicom_node.settings import SupersedePolicy
@@ -377,7 +384,64 @@ def test_nothing_is_purged_before_it_is_delivered(ledger: Ledger, clock: Clock) 
     assert ledger.retention.purge(50, without_proof_s=0.0) == purgeable
     assert ledger.retention.purge(50, without_proof_s=0.0) == []
     assert len(ledger.retention.unknown({item.digest for item in purgeable})) == 3
-    assert ledger.intake.record_instances([arrival(associate(ledger), 1)]) == [Receipt.DUPLICATE]
+
+
+def purged(ledger: Ledger, clock: Clock) -> list[str]:
+    """Return the digests of a series that was sent, and went by policy."""
+    analysed(ledger, "pacs")
+    [shipment] = ledger.shipments.due(5)
+    claim = ledger.shipments.claim(shipment, "x", 60)
+    assert claim is not None
+    for item in claim.pending:
+        ledger.shipments.record(claim, item.delivery_id, DeliveryEvent.ACCEPTED, lease_s=60)
+    ledger.shipments.release(claim, retry_in_s=0)
+    clock.now += 100
+    return [item.digest for item in ledger.retention.purge(50, without_proof_s=0.0)]
+
+
+def test_what_was_purged_is_held_again_when_it_comes_again(ledger: Ledger, clock: Clock) -> None:
+    digests = purged(ledger, clock)
+    again = [arrival(associate(ledger), 1)]
+    assert ledger.intake.record_instances(again) == [Receipt.DUPLICATE]
+    assert ledger.retention.unknown(digests) == set(digests) - {"a1"}
+    # … for as long as if it came for the first time.
+    clock.now += 49
+    assert ledger.retention.purge(50, without_proof_s=0.0) == []
+    clock.now += 2
+    assert [item.digest for item in ledger.retention.purge(50, without_proof_s=0.0)] == ["a1"]
+    [status] = ledger.worklist.find(uid=SERIES)
+    assert (status.revision, status.analysis_state) == (1, "done")
+
+
+def test_a_file_that_is_gone_again_is_not_acknowledged(ledger: Ledger, clock: Clock) -> None:
+    digests = purged(ledger, clock)
+    association = associate(ledger)
+    batch = [arrival(association, 1), arrival(association, 50)]
+    with pytest.raises(OutOfResources, match="send it again"):
+        ledger.intake.record_instances(batch, is_kept=lambda stored: stored.digest != "a1")
+    assert ledger.retention.unknown([*digests, "a50"]) == {*digests, "a50"}
+
+
+def test_files_are_removed_only_where_nobody_refers_to_them(ledger: Ledger, clock: Clock) -> None:
+    digests = purged(ledger, clock)
+    with ledger.database.read() as connection:
+        assert connection.scalar(sa.select(tables.series.c.removed_at)) == clock.now
+    ledger.intake.record_instances([arrival(associate(ledger), 1)])
+    # One of three is held again: the sweep looks at the series once more.
+    with ledger.database.read() as connection:
+        assert connection.scalar(sa.select(tables.series.c.removed_at)) is None
+    removed: list[str] = []
+    ledger.retention.remove([*digests, "f" * 64], removed.append)
+    assert removed == ["a0", "a2", "f" * 64]
+
+
+def test_a_revision_tells_what_it_lacks(ledger: Ledger, clock: Clock) -> None:
+    purged(ledger, clock)
+    association = associate(ledger)
+    ledger.intake.record_instances([arrival(association, 1), arrival(association, 50)])
+    [revision] = ledger.revisions.receiving(60)
+    assert ledger.revisions.removed(revision.revision_id) == 2
+    assert len(ledger.revisions.headers(revision.revision_id)) == 4
 
 
 # -- schema -------------------------------------------------------------------------------------
@@ -387,6 +451,50 @@ def test_the_migrations_make_the_schema_that_the_code_uses(ledger: Ledger) -> No
     with ledger.database.read() as connection:
         context = MigrationContext.configure(connection)
         assert compare_metadata(context, tables.metadata) == []
+
+
+def test_series_without_images_are_known_after_the_upgrade(url: str) -> None:
+    _as_of_0002(url, {"2.25.1": [5.0, 7.0], "2.25.2": [5.0, None], "2.25.3": [None]})
+    with open_ledger(url) as upgraded, upgraded.database.read() as connection:
+        s = tables.series.c
+        rows = connection.execute(sa.select(s.series_instance_uid, s.removed_at).order_by(s.id))
+        assert [tuple(row) for row in rows] == [("2.25.1", 7.0), ("2.25.2", None), ("2.25.3", None)]
+        context = MigrationContext.configure(connection)
+        assert compare_metadata(context, tables.metadata) == []
+
+
+def _as_of_0002(url: str, series: dict[str, list[float | None]]) -> None:
+    """Make a ledger as that version left it: {series: when each of its instances was purged}."""
+    database = Database(url)
+    config = database._alembic()
+    with database._one_migration_at_a_time() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0002")
+        connection.execute(
+            sa.text(
+                "INSERT INTO associations (id, calling_ae, called_ae, address, opened_at, "
+                "last_activity_at) VALUES (1, 'CT1', 'M3LUNG', '::1', 0, 0)"
+            )
+        )
+        for number, (uid, purged) in enumerate(series.items(), start=1):
+            connection.execute(
+                sa.text(
+                    "INSERT INTO series (id, series_instance_uid, study_instance_uid, "
+                    "accession_number, patient_id, modality, description, source_ae, "
+                    "first_arrival_at, last_arrival_at) "
+                    f"VALUES ({number}, '{uid}', '2.25', '', '', 'CT', '', 'CT1', 0, 0)"
+                )
+            )
+            for index, purged_at in enumerate(purged):
+                connection.execute(
+                    sa.text(
+                        "INSERT INTO instances (series_id, revision_number, sop_instance_uid, "
+                        "digest, path, size_bytes, header, association_id, received_at, purged_at) "
+                        f"VALUES ({number}, 1, '{uid}.{index}', 'd', 'p', 1, '{{}}', 1, 0, :purged)"
+                    ),
+                    {"purged": purged_at},
+                )
+    database.close()
 
 
 def test_a_newer_schema_is_refused(url: str, ledger: Ledger) -> None:

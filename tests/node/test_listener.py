@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
+import sqlite3
 import time
 import warnings
 from collections.abc import Iterator
@@ -460,6 +462,25 @@ def test_every_malformed_file_as_what_it_is(node: ListeningNode, real_data: Path
             ignored += status == SUCCESS
     assert ignored > 50
     assert SecondaryCaptureImageStorage not in str(node.sql("select header from instances"))
+
+
+def test_a_purged_image_is_held_when_it_comes_again(node: ListeningNode) -> None:
+    dataset = ct_dataset(series="2.25.4712")
+    with node.sender() as sender:
+        assert sender.store_dataset(dataset) == SUCCESS
+    _, path = node.instances()[str(dataset.SOPInstanceUID)]
+    with contextlib.closing(sqlite3.connect(node.state / "ledger.sqlite3", timeout=10)) as db, db:
+        db.execute("update instances set purged_at = 1 where path = ?", (path,))
+    (node.spool / path).unlink()
+    with node.sender() as sender:
+        assert sender.store_dataset(dataset) == SUCCESS
+    assert_stored(node, encode(dataset), ExplicitVRLittleEndian, str(dataset.SOPInstanceUID))
+    assert node.sql("select purged_at from instances where path = ?", path) == [(None,)]
+    [(revisions,)] = node.sql(
+        "select count(*) from revisions join series on series.id = series_id "
+        "where series_instance_uid = '2.25.4712'"
+    )
+    assert revisions == 1  # no late slice: nothing is read again
 
 
 # -- start and stop --------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -324,7 +324,9 @@ class SlowIntake:
     ) -> None:
         pass
 
-    def record_instances(self, arrivals: Sequence[Arrival]) -> list[Receipt]:
+    def record_instances(
+        self, arrivals: Sequence[Arrival], *, is_kept: Callable[[StoredInstance], bool]
+    ) -> list[Receipt]:
         time.sleep(0.05)
         uids = [one.header.sop_instance_uid for one in arrivals]
         if "1.2.13" in uids:
@@ -358,6 +360,70 @@ def test_those_who_wait_share_one_commit_and_a_bad_one_fails_alone(tmp_path: Pat
     assert sorted(uid for batch in intake.batches for uid in batch) == sorted(
         f"1.2.{n}" for n in range(20) if n != 13
     )
+
+
+class MoodyIntake(SlowIntake):
+    """A database that is quick, and refuses a batch or a single one now and then."""
+
+    def record_instances(
+        self, arrivals: Sequence[Arrival], *, is_kept: Callable[[StoredInstance], bool]
+    ) -> list[Receipt]:
+        number = int(arrivals[0].header.sop_instance_uid.rsplit(".", 1)[1])
+        if len(arrivals) > 1 and number % 7 == 0:
+            raise OperationalError("insert", None, Exception("locked"))
+        if number % 10 == 3:
+            raise OperationalError("insert", None, Exception("poisoned"))
+        self.batches.append([one.header.sop_instance_uid for one in arrivals])
+        return [Receipt.STORED] * len(arrivals)
+
+
+def test_nobody_waits_for_ever_and_nobody_is_told_what_is_not_so(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.prepare()
+    intake = MoodyIntake()
+    commit = GroupCommit(spool, intake)
+    told: dict[int, bool] = {}
+
+    def association(first: int) -> None:
+        for number in range(first, first + 40):
+            try:
+                told[number] = commit.commit(arrival(number)) is Receipt.STORED
+            except OperationalError:
+                told[number] = False
+
+    threads = [
+        threading.Thread(target=association, args=(first,), daemon=True)
+        for first in range(0, 640, 40)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    recorded = [uid for batch in intake.batches for uid in batch]
+    assert len(told) == 640
+    assert sorted(recorded) == sorted(f"1.2.{number}" for number, ok in told.items() if ok)
+    assert 0 < sum(told.values()) < 640
+    # The last one left nobody behind, and the next one finds its way.
+    assert commit.commit(arrival(1000)) is Receipt.STORED
+
+
+def test_a_name_that_cannot_be_made_durable_is_not_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path)
+    spool.prepare()
+    intake = SlowIntake()
+    commit = GroupCommit(spool, intake)
+
+    def broken(descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", broken)
+        with pytest.raises(OutOfResources, match="EIO"):
+            commit.commit(arrival(1))
+    assert intake.batches == []
+    assert commit.commit(arrival(2)) is Receipt.STORED
 
 
 @pytest.mark.parametrize(

@@ -63,9 +63,9 @@ Make = Callable[..., Reconciler]
 
 
 @pytest.fixture
-def reconciler(tmp_path: Path, ledger: Ledger, nudges: Nudges) -> Reconciler:
+def reconciler(tmp_path: Path, ledger: Ledger, nudges: Nudges, clock: Clock) -> Reconciler:
     settings = NodeSettings(state_dir=tmp_path)
-    return Reconciler(lambda: settings, ledger, nudges)  # type: ignore[arg-type]
+    return Reconciler(lambda: settings, ledger, nudges, clock)  # type: ignore[arg-type]
 
 
 def header(series: str, number: int, **changes: Any) -> InstanceHeader:
@@ -174,6 +174,46 @@ def test_mixed_patients_are_rejected(ledger: Ledger, reconciler: Reconciler, clo
     assert found.state == "rejected"
     assert "patient" in found.reason
     assert "SOMEBODY" not in found.reason
+
+
+def test_late_slices_of_a_purged_series_ask_for_the_others(
+    ledger: Ledger, reconciler: Reconciler, clock: Clock
+) -> None:
+    receive(ledger, "1.2.3.4", range(2), image_type=("ORIGINAL", "PRIMARY", "LOCALIZER"))
+    sweep(reconciler, clock, 61.0, 3.0)
+    assert len(ledger.retention.purge(0.0)) == 2
+    receive(ledger, "1.2.3.4", range(2, 42))
+    sweep(reconciler, clock, 61.0, 3.0)
+    found = status(ledger, "1.2.3.4")
+    assert found.state == "rejected"
+    assert found.reason.startswith("2 of the 42 images of this series were removed by retention")
+    # The whole series comes again: nothing is missing any more.
+    receive(ledger, "1.2.3.4", range(2), image_type=("ORIGINAL", "PRIMARY", "LOCALIZER"))
+    assert ledger.worklist.retry(found.series_id) == ["selection is judged again"]
+    sweep(reconciler, clock, 3.0, 3.0)
+    assert status(ledger, "1.2.3.4").state == "selected"
+
+
+def test_a_sweep_reads_what_waits_once(
+    ledger: Ledger, reconciler: Reconciler, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    headers = ledger.revisions.headers
+    monkeypatch.setattr(
+        ledger.revisions, "headers", lambda number: read.append(number) or headers(number)
+    )
+    receive(ledger, "1.2.3.4", range(40))  # whole, and waits for its sister
+    receive(ledger, "1.2.3.5", range(19), outcome="")
+    receive(ledger, "1.2.3.5", range(25, 45))  # has a gap, and waits for the quiet period
+    sweep(reconciler, clock, 10.0, 1.0, 1.0)
+    ledger.intake.close_association(2, outcome="released", ignored={})  # the one that was left open
+    sweep(reconciler, clock, *[1.0] * 6)
+    assert status(ledger, "1.2.3.4").state == "complete"
+    assert status(ledger, "1.2.3.5").state == "receiving"
+    assert len(read) == 3  # for the evidence of each, and for the selection of the first
+    receive(ledger, "1.2.3.5", range(19, 25))
+    sweep(reconciler, clock, 6.0, 3.0)
+    assert {status(ledger, uid).state for uid in ("1.2.3.4", "1.2.3.5")} == {"selected", "skipped"}
 
 
 def test_one_series_of_a_study_is_analysed_the_better_one(

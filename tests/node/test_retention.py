@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,11 +14,14 @@ import pytest
 import sqlalchemy as sa
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
+from dicom_node.audit import Auditor, records
 from dicom_node.domain import ObjectKind, StoredInstance
+from dicom_node.errors import OutOfResources
 from dicom_node.header import InstanceHeader
 from dicom_node.ledger import Arrival, Ledger, NewObject, open_ledger, tables
 from dicom_node.ledger.leases import this_owner
 from dicom_node.ledger.states import DeliveryState
+from dicom_node.listener.group_commit import GroupCommit
 from dicom_node.retention import Janitor, purge
 from dicom_node.settings import NodeSettings, RetentionSettings
 from dicom_node.spool import Spool
@@ -37,13 +42,16 @@ class Node:
 
     def received(self, series: str, size: int = 1000) -> StoredInstance:
         """Receive one instance of `series`."""
-        uid = generate_uid()
+        return self.taken(series, generate_uid(), os.urandom(size))
+
+    def taken(self, series: str, uid: str, content: bytes) -> StoredInstance:
+        """Receive this very instance, as the listener does."""
         with self.spool.receive(
             sop_class_uid=CTImageStorage,
             sop_instance_uid=uid,
             transfer_syntax_uid=ExplicitVRLittleEndian,
         ) as file:
-            file.write(memoryview(os.urandom(size)))
+            file.write(memoryview(content))
             stored = file.keep()
         header = InstanceHeader(
             sop_instance_uid=uid,
@@ -55,13 +63,18 @@ class Node:
         association = self.ledger.intake.open_association(
             calling_ae="CT1", called_ae="M3LUNG", address="127.0.0.1"
         )
-        self.ledger.intake.record_instances([Arrival(association, header, stored)])
+        GroupCommit(self.spool, self.ledger.intake).commit(Arrival(association, header, stored))
         self.ledger.intake.close_association(association, outcome="released", ignored={})
         return stored
 
     def ended(self, series: str, state: str, size: int = 1000) -> StoredInstance:
         """Receive a series whose one result is in delivery `state`."""
         stored = self.received(series, size)
+        self.end(state)
+        return stored
+
+    def end(self, state: str) -> None:
+        """Have the one series that receives analysed, its result in delivery `state`."""
         [revision] = self.ledger.revisions.receiving(60)
         assert self.ledger.revisions.close(revision, "quiet_period")
         [completed] = self.ledger.revisions.completed()
@@ -80,7 +93,6 @@ class Node:
                 .where(tables.deliveries.c.shipment_id == shipment)
                 .values(state=state, sent_at=self.now)
             )
-        return stored
 
     def has(self, stored: StoredInstance) -> bool:
         return stored.digest in self.spool
@@ -150,6 +162,60 @@ def test_one_destination_without_proof_keeps_the_input(node: Node) -> None:
     assert node.has(stored)
 
 
+# What comes again -------------------------------------------------------------------------------
+
+
+def test_a_purged_image_that_comes_again_is_held_again(node: Node) -> None:
+    node.taken("2.25.7", "2.25.70", b"the very same")
+    node.end("committed")
+    node.now += DAY
+    assert purge(node.ledger, node.spool, older_than_s=0.0, without_proof_s=None).instances == 1
+    stored = node.taken("2.25.7", "2.25.70", b"the very same")
+    assert node.has(stored)
+    # Old by its first arrival, and an orphan to nobody.
+    os.utime(node.spool.path_of(stored.digest), (0, 0))
+    node.now += DAY / 2
+    janitor = Janitor(node.ledger, second_look_s=0.0)
+    for _ in range(2):
+        janitor.sweep(node.policy(purge_after_days=0.75), directories=256)
+    assert node.has(stored)
+    node.now += DAY / 2
+    janitor.sweep(node.policy(purge_after_days=0.75))
+    assert not node.has(stored)
+
+
+def test_an_image_that_comes_while_it_is_purged_is_held_or_refused(node: Node) -> None:
+    """Whatever the order of the two: what was acknowledged last is there."""
+    content = b"the very same"
+    stored = node.taken("2.25.7", "2.25.70", content)
+    node.end("committed")
+    outcomes: Counter[str] = Counter()
+
+    def receive() -> None:
+        try:
+            node.taken("2.25.7", "2.25.70", content)
+        except OutOfResources:
+            outcomes["refused"] += 1
+        else:
+            outcomes["acknowledged"] += 1
+
+    def remove() -> None:
+        gone = purge(node.ledger, node.spool, older_than_s=0.0, without_proof_s=None)
+        outcomes["purged"] += gone.instances
+
+    for _ in range(150):
+        threads = [threading.Thread(target=receive), threading.Thread(target=remove)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        with node.ledger.database.read() as connection:
+            purged_at = connection.scalar(sa.select(tables.instances.c.purged_at))
+        assert node.has(stored) or purged_at is not None, outcomes
+    assert outcomes["acknowledged"] > 0
+    assert outcomes["purged"] > 0
+
+
 # The janitor -----------------------------------------------------------------------------------
 
 
@@ -162,6 +228,20 @@ def test_the_janitor_purges_by_age_only_if_told(node: Node) -> None:
     assert node.has(stored)
     Janitor(node.ledger).sweep(node.policy(purge_after_days=30))
     assert not node.has(stored)
+
+
+def test_what_the_janitor_purged_stands_in_the_audit_trail(node: Node) -> None:
+    node.ended("2.25.7", "committed")
+    node.now += 40 * DAY
+    auditor = Auditor(node.settings, "reconcile")
+    for _ in range(2):
+        Janitor(node.ledger, auditor).sweep(node.policy(purge_after_days=30))
+    [record] = records(node.settings.root / "audit")
+    event = record["EventIdentification"]
+    assert event["EventID"]["originalText"] == "DICOM Study Deleted"
+    assert event["EventOutcomeDescription"] == "purged by age: 1 images"
+    [study] = record["ParticipantObjectIdentification"]
+    assert study["ParticipantObjectID"] == auditor.identifier_of_study("2.25.1")
 
 
 def orphan(node: Node, age_s: float) -> Path:

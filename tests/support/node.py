@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from dicom_node.ledger import open_ledger
@@ -37,8 +37,14 @@ class Node:
         Empty: the embedded defaults.
     lease_s : float
         Of analyses and deliveries.
-    peer_options : str
-        Further lines of TOML for each destination.
+    peer_options, sections : str
+        Further lines of TOML: for each destination, and for the whole document.
+    parts : sequence of str
+        What runs: ``listen``, and ``listen-2`` where there is a second one, on a port of its own.
+    port : int, optional
+        Of the first listener.
+    environment : mapping of str to str
+        Further variables of every process.
     """
 
     ae_title = "M3LUNG"
@@ -55,10 +61,17 @@ class Node:
         retry_s: float = 0.5,
         lease_s: float = 120.0,
         peer_options: str = "",
+        sections: str = "",
+        parts: Sequence[str] = PARTS,
+        port: int | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
-        self.port = free_port()
+        self.parts = tuple(parts)
+        self.port = port or free_port()
+        self.ports = {name: free_port() for name in parts if name.startswith("listen-")}
+        self.environment = dict(environment or {})
         self.config = directory / "node.toml"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         destinations = "\n".join(
@@ -89,26 +102,34 @@ lease_s = {lease_s}
 retry_first_s = {retry_s}
 retry_cap_s = {4 * retry_s}
 breaker_failures = 1
+[console]
+enabled = false
 [[peers]]
 name = "scanner"
 ae_title = "STORESCU"
 port = 104
 roles = ["source"]
 {destinations}
+{sections}
 """
         )
         self.ledger_url = ledger_url or f"sqlite:///{directory / 'state' / 'ledger.sqlite3'}"
 
     # -- processes ----------------------------------------------------------------------------
 
-    def start(self, *verbs: str, crash_at: str = "") -> None:
-        """Start `verbs` (default: the four parts); `crash_at` arms a crash point in them."""
-        for verb in verbs or PARTS:
-            environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    def start(self, *names: str, crash_at: str = "") -> None:
+        """Start parts, or ``serve`` (default: all parts); `crash_at` arms a crash point in them."""
+        for name in names or self.parts:
+            present = self.processes.get(name)
+            assert present is None or present.poll() is not None, f"{name} runs already"
+            environment = {**os.environ, "PYTHONUNBUFFERED": "1", **self.environment}
             if crash_at:
                 environment["M3LUNG_CRASH_AT"] = crash_at
-            with self.log(verb).open("ab") as log:
-                self.processes[verb] = subprocess.Popen(
+            if name in self.ports:
+                environment["M3LUNG_LISTENER__PORT"] = str(self.ports[name])
+            verb = name.partition("-")[0]
+            with self.log(name).open("ab") as log:
+                self.processes[name] = subprocess.Popen(
                     [sys.executable, "-m", "dicom_node", verb, "--config", str(self.config)],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
@@ -116,25 +137,30 @@ roles = ["source"]
                     env=environment,
                     start_new_session=True,
                 )
-        if {"listen", "serve"} & set(verbs or PARTS):
-            self.wait_for(self.answers, "the listener answers C-ECHO", 60.0)
+        for name in names or self.parts:
+            if name.startswith(("listen", "serve")):
+                port = self.ports.get(name, self.port)
+                self.wait_for(
+                    lambda port=port: self.answers(port), f"{name} answers C-ECHO", 60.0
+                )  # fmt: skip
 
-    def log(self, verb: str) -> Path:
-        return self.directory / f"{verb}.log"
+    def log(self, name: str) -> Path:
+        return self.directory / f"{name}.log"
 
-    def answers(self) -> bool:
+    def answers(self, port: int | None = None) -> bool:
         """Whether the listener answers DCMTK's echoscu."""
         command = [
             str(program("echoscu")), "-aet", "STORESCU", "-aec", self.ae_title, "-to", "2",
-            "127.0.0.1", str(self.port),
+            "127.0.0.1", str(port or self.port),
         ]  # fmt: skip
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
-    def kill(self, *verbs: str) -> None:
-        """SIGKILL `verbs` (default: everything that runs)."""
-        for verb in verbs or tuple(self.processes):
-            process = self.processes.pop(verb)
+    def kill(self, *names: str) -> None:
+        """SIGKILL parts (default: everything that runs), all before any is waited for."""
+        killed = [self.processes.pop(name) for name in names or tuple(self.processes)]
+        for process in killed:
             process.kill()
+        for process in killed:
             process.wait()
 
     def stop(self) -> None:
@@ -154,6 +180,14 @@ roles = ["source"]
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def m3lung(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a verb over this configuration; the caller looks at the result."""
+        return subprocess.run(
+            [sys.executable, "-m", "dicom_node", *words, "--config", str(self.config)],
+            capture_output=True, text=True, check=False, timeout=120,
+            env={**os.environ, "COLUMNS": "200", **self.environment},
+        )  # fmt: skip
 
     # -- sending and looking --------------------------------------------------------------------
 

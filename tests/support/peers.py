@@ -53,6 +53,7 @@ PEERS: Mapping[str, Peer] = {
     "redis": Peer(lambda: program("redis-server") is not None, "redis-server"),
     "postgresql": Peer(lambda: postgresql_bin() is not None, "postgresql"),
     "pixelmed": Peer(_has_pixelmed, "libpixelmed-java default-jre-headless"),
+    "promtool": Peer(lambda: program("promtool") is not None, "prometheus"),
     "chromium": Peer(lambda: program("chromium", "chromium-browser") is not None, "chromium"),
 }
 

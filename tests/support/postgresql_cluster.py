@@ -87,12 +87,22 @@ class PostgresqlCluster(Server):
     @contextmanager
     def database(self) -> Iterator[str]:
         """Make an empty database, yield its SQLAlchemy URL, drop it with whoever is connected."""
+        url = self.create()
+        try:
+            yield url
+        finally:
+            self._administer(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
+
+    def create(self) -> str:
+        """Make an empty database; return its SQLAlchemy URL."""
         name = f"test_{next(self._names)}"
         self._administer(f"CREATE DATABASE {name}")
-        try:
-            yield f"postgresql+psycopg://{_SUPERUSER}@127.0.0.1:{self.port}/{name}"
-        finally:
-            self._administer(f"DROP DATABASE {name} WITH (FORCE)")
+        return f"postgresql+psycopg://{_SUPERUSER}@127.0.0.1:{self.port}/{name}"
+
+    def crash(self) -> None:
+        """End at once, without a checkpoint, as after a power cut; :meth:`start` recovers."""
+        os.kill(self.pid, signal.SIGQUIT)
+        self.stop()
 
     def _administer(self, statement: str) -> None:
         with psycopg.connect(

@@ -22,7 +22,7 @@ from dicom_node.ledger.states import (
     step,
 )
 
-__all__ = ["DeliverySummary", "NodeCounts", "SeriesStatus", "Worklist"]
+__all__ = ["DeliverySummary", "NodeCounts", "SeriesStatus", "Worklist", "status_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,8 +283,20 @@ def _series_status(connection: sa.Connection, series_id: int) -> SeriesStatus:
             .select_from(t.analyses)
             .where(a.state == AnalysisState.WAITING, a.id <= analysis.id)
         )
+    deliveries = _deliveries(connection, analysis.id) if analysis else ()
+    return status_of(series, revision, analysis, position, deliveries)
+
+
+def status_of(
+    series: sa.Row[Any],
+    revision: sa.Row[Any],
+    analysis: sa.Row[Any] | None,
+    queue_position: int | None,
+    deliveries: tuple[DeliverySummary, ...],
+) -> SeriesStatus:
+    """Put the rows of a series, its last revision and that one's last analysis together."""
     return SeriesStatus(
-        series_id=series_id,
+        series_id=series.id,
         series_instance_uid=series.series_instance_uid,
         study_instance_uid=series.study_instance_uid,
         accession_number=series.accession_number,
@@ -304,10 +316,10 @@ def _series_status(connection: sa.Connection, series_id: int) -> SeriesStatus:
         stage=analysis.stage if analysis else "",
         done=analysis.done if analysis else 0,
         total=analysis.total if analysis else 0,
-        queue_position=position,
+        queue_position=queue_position,
         finished_at=analysis.finished_at if analysis else None,
         result=analysis.result if analysis else None,
-        deliveries=_deliveries(connection, analysis.id) if analysis else (),
+        deliveries=deliveries,
     )
 
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from dicom_node.ledger import tables as t
 from dicom_node.ledger.states import AnalysisState, DeliveryState, RevisionState
-from dicom_node.ledger.worklist import DeliverySummary, SeriesStatus
+from dicom_node.ledger.worklist import DeliverySummary, SeriesStatus, status_of
 
 __all__ = ["FAILED_DELIVERY", "SeriesStage", "WorklistRow", "rows_of"]
 
@@ -136,32 +136,8 @@ def _row(
 ) -> WorklistRow:
     analysis = analyses.get(revision.id)
     of_analysis = deliveries.get(analysis.id, ()) if analysis else ()
-    status = SeriesStatus(
-        series_id=series.id,
-        series_instance_uid=series.series_instance_uid,
-        study_instance_uid=series.study_instance_uid,
-        accession_number=series.accession_number,
-        description=series.description,
-        source_ae=series.source_ae,
-        received=revision.instance_count,
-        expected=revision.expected_count,
-        revision=revision.number,
-        state=revision.state,
-        first_arrival_at=series.first_arrival_at,
-        last_arrival_at=series.last_arrival_at,
-        waiting_for=revision.waiting_for,
-        closing_reason=revision.closing_reason or "",
-        reason=revision.reason or (analysis.reason if analysis else ""),
-        analysis_state=analysis.state if analysis else None,
-        attempts=analysis.attempts if analysis else 0,
-        stage=analysis.stage if analysis else "",
-        done=analysis.done if analysis else 0,
-        total=analysis.total if analysis else 0,
-        queue_position=positions.get(analysis.id) if analysis else None,
-        finished_at=analysis.finished_at if analysis else None,
-        result=analysis.result if analysis else None,
-        deliveries=of_analysis,
-    )
+    position = positions.get(analysis.id) if analysis else None
+    status = status_of(series, revision, analysis, position, of_analysis)
     return WorklistRow(
         status=status,
         stage=_stage(status),

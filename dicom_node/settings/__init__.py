@@ -18,7 +18,8 @@ from dicom_node.settings.monitoring import (
     WebhookSettings,
 )
 from dicom_node.settings.node import NodeSettings
-from dicom_node.settings.peer import Peer, PeerRole
+from dicom_node.settings.peer import Peer, PeerRole, QuietHours
+from dicom_node.settings.rule import DEFAULT_RULE, Priority, PrioritySettings, Rule
 from dicom_node.settings.sections import (
     AnalysisSettings,
     AuditSettings,
@@ -37,6 +38,7 @@ from dicom_node.settings.sections import (
 )
 
 __all__ = [
+    "DEFAULT_RULE",
     "AnalysisSettings",
     "AuditSettings",
     "BrokerSettings",
@@ -52,8 +54,12 @@ __all__ = [
     "NotificationSettings",
     "Peer",
     "PeerRole",
+    "Priority",
+    "PrioritySettings",
+    "QuietHours",
     "ResultSettings",
     "RetentionSettings",
+    "Rule",
     "SelectionSettings",
     "SettingsSource",
     "SupersedePolicy",

@@ -16,7 +16,8 @@ from dicom_node.settings.monitoring import (
     NotificationSettings,
     WebhookSettings,
 )
-from dicom_node.settings.peer import Peer
+from dicom_node.settings.peer import Peer, QuietHours
+from dicom_node.settings.rule import DEFAULT_RULE, PrioritySettings, Rule
 from dicom_node.settings.sections import (
     AnalysisSettings,
     AuditSettings,
@@ -53,6 +54,7 @@ class NodeSettings(BaseSettings):
     broker: BrokerSettings = BrokerSettings()
     completion: CompletionSettings = CompletionSettings()
     selection: SelectionSettings = SelectionSettings()
+    priorities: PrioritySettings = PrioritySettings()
     analysis: AnalysisSettings = AnalysisSettings()
     results: ResultSettings = ResultSettings()
     delivery: DeliverySettings = DeliverySettings()
@@ -64,6 +66,7 @@ class NodeSettings(BaseSettings):
     mail: MailSettings = MailSettings()
     webhook: WebhookSettings = WebhookSettings()
     peers: tuple[Peer, ...] = ()
+    rules: tuple[Rule, ...] = ()
 
     @classmethod
     def settings_customise_sources(
@@ -90,6 +93,24 @@ class NodeSettings(BaseSettings):
                 raise ValueError(
                     f"peers.{peer.name}: tls needs our own certificate, key and ca under [tls]"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _rules_name_what_there_is(self) -> NodeSettings:
+        names = [rule.name for rule in self.rules]
+        known = {peer.name for peer in self.peers}
+        for number, rule in enumerate(self.rules):
+            if rule.name == DEFAULT_RULE.name:
+                raise ValueError(f"rules.{rule.name}.name: is what holds where no rule fits")
+            if rule.name in names[:number]:
+                raise ValueError(f"rules.{rule.name}.name: every name may stand once")
+            for field in ("source", "destinations"):
+                unknown = set(getattr(rule, field)) - known
+                if unknown:
+                    raise ValueError(
+                        f"rules.{rule.name}.{field}: no peer is called {min(unknown)!r}; "
+                        f"known: {', '.join(sorted(known)) or 'none'}"
+                    )
         return self
 
     @model_validator(mode="after")
@@ -125,6 +146,11 @@ class NodeSettings(BaseSettings):
     def called_ae_titles(self) -> tuple[str, ...]:
         """AE titles we answer to."""
         return self.listener.called_ae_titles or (self.ae_title,)
+
+    def quiet(self, now: float) -> dict[str, QuietHours]:
+        """Return the destinations whose quiet hours it is, `now` in seconds since the epoch."""
+        found = ((peer.name, peer.quiet_at(now)) for peer in self.peers if peer.is_destination)
+        return {name: hours for name, hours in found if hours is not None}
 
     def peer(self, name: str) -> Peer:
         """Return the peer called `name`.

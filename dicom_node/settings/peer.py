@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import enum
 import re
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from dicom_node.domain import AETitle, ObjectKind
+from dicom_node.settings.daily_hours import DailyHours, hours_end, leaves_no_time
+from dicom_node.settings.rule import Priority
 from dicom_node.settings.sections import Network, Port, Section
 
-__all__ = ["Peer", "PeerRole"]
+__all__ = ["Peer", "PeerRole", "QuietHours"]
 
 
 def _fingerprint(text: str) -> str:
@@ -29,6 +32,26 @@ class PeerRole(enum.StrEnum):
 
     SOURCE = "source"  # may send to us
     DESTINATION = "destination"  # gets results
+
+
+@dataclass(frozen=True, slots=True)
+class QuietHours:
+    """Hours in which a destination gets nothing, and it is one of them.
+
+    Attributes
+    ----------
+    until : str
+        ``HH:MM``, local time.
+    let_urgent : bool
+        Whether results of urgent series go to it all the same.
+    """
+
+    until: str
+    let_urgent: bool
+
+    def hold(self, priority: str) -> bool:
+        """Whether results of this priority wait."""
+        return not (self.let_urgent and priority == Priority.URGENT)
 
 
 class Peer(Section):
@@ -67,6 +90,10 @@ class Peer(Section):
         Fingerprints of its certificate; two while it is being renewed.
     certificate_name : str
         Without fingerprint: the name its certificate has to carry; empty: its host.
+    quiet_hours : tuple of str
+        Hours of the day, such as ``07:00-09:30``, in which a destination gets nothing; local time.
+    quiet_hours_let_urgent : bool
+        Whether results of urgent series go to it all the same.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
@@ -84,11 +111,21 @@ class Peer(Section):
     tls: bool = False
     certificate_sha256: tuple[Fingerprint, ...] = ()
     certificate_name: str = ""
+    quiet_hours: tuple[DailyHours, ...] = ()
+    quiet_hours_let_urgent: bool = False
 
     @model_validator(mode="after")
     def _certificate_needs_tls(self) -> Peer:
         if not self.tls and (self.certificate_sha256 or self.certificate_name):
             raise ValueError("a certificate is of use with tls = true only")
+        return self
+
+    @model_validator(mode="after")
+    def _is_quiet_for_a_while_only(self) -> Peer:
+        if leaves_no_time(self.quiet_hours):
+            raise ValueError("quiet_hours: they take the whole day; nothing would ever be sent")
+        if self.quiet_hours_let_urgent and not self.quiet_hours:
+            raise ValueError("quiet_hours_let_urgent: there are no quiet_hours")
         return self
 
     @property
@@ -110,3 +147,8 @@ class Peer(Section):
     def owes_proof(self) -> bool:
         """Whether it is asked to prove that it holds what it accepted."""
         return self.is_destination and (self.commitment != "none" or self.verify != "none")
+
+    def quiet_at(self, now: float) -> QuietHours | None:
+        """Return its quiet hours if `now` (seconds since the epoch) is in them."""
+        until = hours_end(self.quiet_hours, now)
+        return QuietHours(until, self.quiet_hours_let_urgent) if until else None

@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT))
 import conformance_tables  # noqa: E402  beside this file
 
 from dicom_node import settings  # noqa: E402
-from dicom_node.settings import monitoring, peer, rule, sections  # noqa: E402
+from dicom_node.settings import dicomweb, monitoring, peer, rule, sections  # noqa: E402
 from dicom_node.settings import node as node_settings  # noqa: E402
 
 HEAD = """\
@@ -67,7 +67,8 @@ def comments(source: str) -> dict[int, str]:
 def meanings() -> dict[str, dict[str, str]]:
     """Return class name → field → what the source says about it."""
     source = "".join(
-        inspect.getsource(module) for module in (sections, monitoring, rule, peer, node_settings)
+        inspect.getsource(module)
+        for module in (sections, dicomweb, monitoring, rule, peer, node_settings)
     )
     remarks = comments(source)
     found: dict[str, dict[str, str]] = {}
@@ -116,7 +117,7 @@ def table(model: dict[str, Any], remarks: dict[str, str], definitions: dict[str,
     """Return the rows of one section; sub-sections have their own."""
     rows = ["| field | type | default | meaning |", "|---|---|---|---|"]
     for name, schema in model["properties"].items():
-        if name in ("peers", "rules") or (name in SECTIONS and "$ref" in schema):
+        if name in ("peers", "rules", "credentials") or (name in SECTIONS and "$ref" in schema):
             continue
         default = f"`{json.dumps(schema['default'])}`" if "default" in schema else "required"
         if default == "`null`":
@@ -141,7 +142,12 @@ def configuration() -> str:
     lines = [HEAD, "## The node", ""]
     lines += table(schema, remarks["NodeSettings"], definitions)
     parts = [(f"[{name}]", model) for name, model in SECTIONS.items()]
-    for title, model in [*parts, ("[[peers]]", settings.Peer), ("[[rules]]", settings.Rule)]:
+    parts += [
+        ("[[peers]]", settings.Peer),
+        ("[credentials.NAME]", settings.PeerCredentials),
+        ("[[rules]]", settings.Rule),
+    ]
+    for title, model in parts:
         about = (inspect.getdoc(model) or "").partition("\n\n")[0].replace("\n", " ")
         lines += ["", f"## `{title}`", "", about, ""]
         lines += table(definitions[model.__name__], remarks[model.__name__], definitions)

@@ -10,6 +10,12 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from dicom_node.domain import AETitle
 from dicom_node.errors import ConfigurationError
+from dicom_node.settings.dicomweb import (
+    PeerCredentials,
+    StowSettings,
+    credentials_key,
+    objection_to_dicomweb,
+)
 from dicom_node.settings.monitoring import (
     MailSettings,
     MetricsSettings,
@@ -49,6 +55,7 @@ class NodeSettings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"  # of every process
     listener: ListenerSettings = ListenerSettings()
     tls: TLSSettings = TLSSettings()
+    stow: StowSettings = StowSettings()
     audit: AuditSettings = AuditSettings()
     ledger: LedgerSettings = LedgerSettings()
     broker: BrokerSettings = BrokerSettings()
@@ -65,6 +72,7 @@ class NodeSettings(BaseSettings):
     notifications: NotificationSettings = NotificationSettings()
     mail: MailSettings = MailSettings()
     webhook: WebhookSettings = WebhookSettings()
+    credentials: dict[str, PeerCredentials] = {}
     peers: tuple[Peer, ...] = ()
     rules: tuple[Rule, ...] = ()
 
@@ -87,12 +95,22 @@ class NodeSettings(BaseSettings):
             raise ValueError("peers: every name may stand once")
         for peer in self.peers:
             own = {self.ae_title, *self.listener.called_ae_titles}
-            if peer.is_destination and peer.ae_title in own and peer.port == self.listener.port:
+            by_dimse = peer.is_destination and not peer.stow_url
+            if by_dimse and peer.ae_title in own and peer.port == self.listener.port:
                 raise ValueError(f"peers.{peer.name}: this is the node itself; results would loop")
             if peer.tls and not self.tls.enabled:
                 raise ValueError(
                     f"peers.{peer.name}: tls needs our own certificate, key and ca under [tls]"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _dicomweb_is_whole(self) -> NodeSettings:
+        objection = objection_to_dicomweb(
+            self.peers, self.credentials, self.stow, has_tls=self.tls.enabled
+        )
+        if objection:
+            raise ValueError(objection)
         return self
 
     @model_validator(mode="after")
@@ -146,6 +164,10 @@ class NodeSettings(BaseSettings):
     def called_ae_titles(self) -> tuple[str, ...]:
         """AE titles we answer to."""
         return self.listener.called_ae_titles or (self.ae_title,)
+
+    def credentials_of(self, peer: Peer) -> PeerCredentials:
+        """Return what `peer` and this node show each other in DICOMweb."""
+        return self.credentials.get(credentials_key(peer.name), PeerCredentials())
 
     def quiet(self, now: float) -> dict[str, QuietHours]:
         """Return the destinations whose quiet hours it is, `now` in seconds since the epoch."""

@@ -6,6 +6,7 @@ import enum
 import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -25,6 +26,20 @@ def _fingerprint(text: str) -> str:
 
 
 Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
+
+
+def _stow_url(text: str) -> str:
+    parts = urlsplit(text)
+    if not text:
+        return text
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("an address such as https://host/dicom-web/studies is needed")
+    if parts.username or parts.password:
+        raise ValueError("no user or password in the address: see [credentials]")
+    if parts.query or parts.fragment or not parts.path.rstrip("/").endswith("/studies"):
+        raise ValueError("the address of STOW-RS ends in /studies (PS3.18 §10.5)")
+    _ = parts.port  # raises what is wrong with it
+    return text.rstrip("/")
 
 
 class PeerRole(enum.StrEnum):
@@ -79,9 +94,12 @@ class Peer(Section):
         Transfer syntax offered first for overlays; uncompressed is always offered beside it.
     commitment : {"none", "request"}
         Whether a destination is asked to commit to what it accepted (storage commitment).
-    verify : {"none", "c-find"}
+    verify : {"none", "c-find", "qido"}
         Whether a destination is asked by C-FIND what it holds, where commitment is not asked for
-        or stays without a report.
+        or stays without a report; one with `stow_url` also by QIDO-RS.
+    stow_url : str
+        A destination's STOW-RS address, such as ``https://host/dicom-web/studies``: results go
+        there in place of C-STORE. Empty: by C-STORE.
     addresses : tuple of str
         Addresses and networks it may call from; empty: any.
     tls : bool
@@ -106,7 +124,8 @@ class Peer(Section):
     outputs: tuple[ObjectKind, ...] = tuple(ObjectKind)
     compress: Literal["none", "lossless", "jpeg"] = "lossless"
     commitment: Literal["none", "request"] = "none"
-    verify: Literal["none", "c-find"] = "none"
+    verify: Literal["none", "c-find", "qido"] = "none"
+    stow_url: Annotated[str, AfterValidator(_stow_url)] = ""
     addresses: tuple[Network, ...] = ()
     tls: bool = False
     certificate_sha256: tuple[Fingerprint, ...] = ()
@@ -116,8 +135,17 @@ class Peer(Section):
 
     @model_validator(mode="after")
     def _certificate_needs_tls(self) -> Peer:
-        if not self.tls and (self.certificate_sha256 or self.certificate_name):
-            raise ValueError("a certificate is of use with tls = true only")
+        secure = self.tls or self.stow_url.startswith("https:")
+        if not secure and (self.certificate_sha256 or self.certificate_name):
+            raise ValueError("a certificate is of use with tls = true or an https stow_url only")
+        return self
+
+    @model_validator(mode="after")
+    def _proof_is_to_be_had(self) -> Peer:
+        if self.verify == "qido" and not self.stow_url:
+            raise ValueError('verify = "qido" needs stow_url: it is asked beside it')
+        if self.stow_url and self.commitment != "none":
+            raise ValueError('STOW-RS has no storage commitment: verify = "qido" in its place')
         return self
 
     @model_validator(mode="after")
@@ -137,6 +165,22 @@ class Peer(Section):
     def is_destination(self) -> bool:
         """Whether it gets results now."""
         return self.enabled and PeerRole.DESTINATION in self.roles
+
+    @property
+    def stow_host(self) -> str:
+        """Host of `stow_url`."""
+        return urlsplit(self.stow_url).hostname or ""
+
+    @property
+    def stow_port(self) -> int:
+        """TCP port of `stow_url`."""
+        parts = urlsplit(self.stow_url)
+        return parts.port or (443 if parts.scheme == "https" else 80)
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people: results go there, or it is called there."""
+        return self.stow_url or f"{self.host}:{self.port}"
 
     @property
     def may_report(self) -> bool:

@@ -24,6 +24,8 @@ class InstanceHeader(BaseModel):
         ImageOrientationPatient: row cosines, then column cosines.
     pixel_spacing : tuple of 2 float or None
         mm, (between rows, between columns).
+    patient_age : str
+        As it stands there, such as ``045Y``.
     has_pixel_data : bool
     """
 
@@ -40,12 +42,16 @@ class InstanceHeader(BaseModel):
     patient_name: str = ""
     accession_number: str = ""
     study_date: str = ""
+    study_description: str = ""
+    requested_procedure: str = ""
+    patient_age: str = ""
     modality: str = ""
     image_type: tuple[str, ...] = ()
     manufacturer: str = ""
     model_name: str = ""
     series_number: int | None = None
     series_description: str = ""
+    protocol_name: str = ""
     body_part_examined: str = ""
     convolution_kernel: str = ""
     acquisition_number: int | None = None

@@ -18,6 +18,7 @@ from dicom_node.ledger.commitments import Commitments, Transaction, Unproven
 from dicom_node.ledger.database import Database
 from dicom_node.ledger.intake import Arrival, Intake
 from dicom_node.ledger.outbox import Outbox
+from dicom_node.ledger.plan import Plan
 from dicom_node.ledger.presence import Presence, RunningProcess
 from dicom_node.ledger.retention import PurgeableInstance, Retention
 from dicom_node.ledger.revisions import (
@@ -28,6 +29,7 @@ from dicom_node.ledger.revisions import (
 )
 from dicom_node.ledger.shipments import Candidate, PendingDelivery, ShipmentClaim, Shipments
 from dicom_node.ledger.tallies import Tallies, Tally
+from dicom_node.ledger.traits import RecentSeries, Traits
 from dicom_node.ledger.worklist import Worklist
 from dicom_node.settings import SupersedePolicy
 
@@ -46,8 +48,10 @@ __all__ = [
     "OpenRevision",
     "Outbox",
     "PendingDelivery",
+    "Plan",
     "Presence",
     "PurgeableInstance",
+    "RecentSeries",
     "Retention",
     "Revisions",
     "RunningProcess",
@@ -56,6 +60,7 @@ __all__ = [
     "TakenReport",
     "Tallies",
     "Tally",
+    "Traits",
     "Transaction",
     "Unproven",
     "Worklist",
@@ -91,6 +96,8 @@ class Ledger:
         Which processes run.
     outbox : Outbox
         Messages to people.
+    traits : Traits
+        What rules ask for.
     """
 
     def __init__(self, database: Database, supersede: SupersedePolicy) -> None:
@@ -106,6 +113,7 @@ class Ledger:
         self.tallies = Tallies(database)
         self.presence = Presence(database)
         self.outbox = Outbox(database)
+        self.traits = Traits(database)
 
     def close(self) -> None:
         """Close all connections."""

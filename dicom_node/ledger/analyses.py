@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from dicom_node.domain import ObjectKind
 from dicom_node.errors import LeaseLost
+from dicom_node.ledger import queue
 from dicom_node.ledger import tables as t
 from dicom_node.ledger.analysis_claim import AnalysisClaim, NewObject, read_claim
 from dicom_node.ledger.database import Database, inserted_id, rows_changed
@@ -36,33 +37,45 @@ class Analyses:
 
     # -- for the reconciler -------------------------------------------------------------------
 
-    def due(self, renudge_after_s: float, limit: int = 1000) -> list[int]:
+    def due(self, renudge_after_s: float, limit: int = 1000, *, off_peak: bool = True) -> list[int]:
         """Return and stamp the analyses to nudge: ready, and not nudged for `renudge_after_s`.
 
         What lies in the future was written before the clock was set back: it counts as past.
+
+        Parameters
+        ----------
+        off_peak : bool
+            Whether off-peak work may start now; what has waited long enough may in any case.
+
+        Returns
+        -------
+        list of int
+            In the order of the queue.
         """
         now = self._database.now()
         a = t.analyses.c
         with self._database.read() as connection:
+            ahead = connection.execute(queue.of_the_future(now)).all()
             ids = list(
                 connection.scalars(
                     sa.select(a.id)
                     .where(
-                        a.state == AnalysisState.WAITING,
-                        sa.or_(a.ready_at <= now, a.created_at > now),
+                        *queue.startable(now, off_peak=off_peak),
                         sa.or_(
                             a.nudged_at.is_(None),
                             a.nudged_at <= now - renudge_after_s,
                             a.nudged_at > now,
                         ),
                     )
-                    .order_by(a.id)
+                    .order_by(*queue.ORDER)
                     .limit(limit)
                 )
             )
-        if ids:  # most sweeps find nothing, and then need no writers' lock
+        if ids or ahead:  # most sweeps find nothing, and then need no writers' lock
             with self._database.write() as connection:
                 connection.execute(t.analyses.update().where(a.id.in_(ids)).values(nudged_at=now))
+                if ahead:
+                    queue.bring_back(connection, [row.id for row in ahead], now)
         return ids
 
     def return_expired(self, max_attempts: int) -> list[int]:
@@ -97,33 +110,59 @@ class Analyses:
 
     def claim(self, analysis_id: int, owner: str, lease_s: float) -> AnalysisClaim | None:
         """Lease an analysis that is ready; None if it is not, somebody has it, or it is done."""
+        with self._database.write() as connection:
+            return self._claim(connection, analysis_id, owner, lease_s)
+
+    def claim_next(
+        self, owner: str, lease_s: float, *, off_peak: bool = True
+    ) -> AnalysisClaim | None:
+        """Lease the ready analysis that stands first in the queue; None if there is none.
+
+        Parameters
+        ----------
+        off_peak : bool
+            Whether off-peak work may start now; what has waited long enough may in any case.
+        """
+        first = (
+            sa.select(t.analyses.c.id)
+            .where(*queue.startable(self._database.now(), off_peak=off_peak))
+            .order_by(*queue.ORDER)
+            .limit(1)
+            .with_for_update(skip_locked=True)  # PostgreSQL: two workers at once get two
+        )
+        with self._database.write() as connection:
+            found = connection.scalar(first)
+            return None if found is None else self._claim(connection, found, owner, lease_s)
+
+    def _claim(
+        self, connection: sa.Connection, analysis_id: int, owner: str, lease_s: float
+    ) -> AnalysisClaim | None:
         now = self._database.now()
         state = step(ANALYSIS_TRANSITIONS, AnalysisState.WAITING, AnalysisEvent.CLAIM)
         a = t.analyses.c
-        with self._database.write() as connection:
-            changed = rows_changed(
-                connection.execute(
-                    t.analyses.update()
-                    .where(
-                        a.id == analysis_id,
-                        a.state == AnalysisState.WAITING,
-                        # Nudges pile up while no worker runs: the second one is no second chance.
-                        sa.or_(a.ready_at <= now, a.created_at > now),
-                    )
-                    .values(
-                        state=state,
-                        attempts=a.attempts + 1,
-                        lease_token=a.lease_token + 1,
-                        lease_owner=owner,
-                        lease_expires_at=now + lease_s,
-                        started_at=now,
-                        stage="claimed",
-                        done=0,
-                        total=0,
-                    )
+        changed = rows_changed(
+            connection.execute(
+                t.analyses.update()
+                .where(
+                    a.id == analysis_id,
+                    a.state == AnalysisState.WAITING,
+                    # Nudges pile up while no worker runs: the second one is no second chance.
+                    sa.or_(a.ready_at <= now, a.created_at > now),
+                )
+                .values(
+                    state=state,
+                    attempts=a.attempts + 1,
+                    lease_token=a.lease_token + 1,
+                    lease_owner=owner,
+                    lease_expires_at=now + lease_s,
+                    started_at=now,
+                    stage="claimed",
+                    done=0,
+                    total=0,
                 )
             )
-            return read_claim(connection, analysis_id) if changed else None
+        )
+        return read_claim(connection, analysis_id) if changed else None
 
     def progress(
         self, claim: AnalysisClaim, lease_s: float, stage: str, done: int, total: int

@@ -10,6 +10,8 @@ import sqlalchemy as sa
 
 from dicom_node.domain import ObjectKind
 from dicom_node.ledger import tables as t
+from dicom_node.ledger.plan import Plan
+from dicom_node.settings import Priority
 
 __all__ = ["AnalysisClaim", "NewObject", "read_claim"]
 
@@ -30,6 +32,8 @@ class AnalysisClaim:
         What selection left out, in words.
     predecessors : tuple of (sop_class_uid, sop_instance_uid, series_instance_uid)
         Reports of an earlier revision that this reading supersedes.
+    plan : Plan
+        What its rule decided; how far it was ahead in the queue is no longer of interest.
     """
 
     analysis_id: int
@@ -47,6 +51,7 @@ class AnalysisClaim:
     frames: Mapping[str, tuple[int, ...]]
     statements: tuple[str, ...]
     predecessors: tuple[tuple[str, str, str], ...]
+    plan: Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +105,12 @@ def read_claim(connection: sa.Connection, analysis_id: int) -> AnalysisClaim:
         frames={uid: tuple(numbers) for uid, numbers in selection.get("frames", {}).items()},
         statements=tuple(selection.get("statements", [])),
         predecessors=_predecessors(connection, row[r.series_id], row[r.number]),
+        plan=Plan(
+            rule=row[r.rule],
+            priority=Priority(row[a.priority]),
+            shadow=row[a.shadow],
+            destinations=tuple(row[a.destinations] or ()),
+        ),
     )
 
 

@@ -22,6 +22,7 @@ from dicom_node.ledger.states import (
     RevisionState,
     step,
 )
+from dicom_node.series_traits import KEPT_ELSEWHERE, SeriesTraits
 from dicom_node.settings import SupersedePolicy
 
 __all__ = ["Arrival", "Intake"]
@@ -250,7 +251,9 @@ class Intake:
                     "digest": arrival.stored.digest,
                     "path": str(arrival.stored.path),
                     "size_bytes": arrival.stored.size_bytes,
-                    "header": arrival.header.model_dump(mode="json", exclude_defaults=True),
+                    "header": arrival.header.model_dump(
+                        mode="json", exclude_defaults=True, exclude=KEPT_ELSEWHERE
+                    ),
                     "association_id": arrival.association_id,
                     "received_at": now,
                 }
@@ -351,14 +354,11 @@ def _supersede(connection: sa.Connection, revision: sa.Row[tuple[object, ...]], 
 def _make_series(
     database: Database, connection: sa.Connection, wanted: Mapping[str, Arrival], now: float
 ) -> None:
-    calling = {
-        row.id: row.calling_ae
-        for row in connection.execute(
-            sa.select(t.associations.c.id, t.associations.c.calling_ae).where(
-                t.associations.c.id.in_({a.association_id for a in wanted.values()})
-            )
-        )
-    }
+    a = t.associations.c
+    called = sa.select(a.id, a.calling_ae, a.called_ae).where(
+        a.id.in_({arrival.association_id for arrival in wanted.values()})
+    )
+    titles = {row.id: (row.calling_ae, row.called_ae) for row in connection.execute(called)}
     database.insert_new(
         connection,
         t.series,
@@ -370,7 +370,10 @@ def _make_series(
                 "patient_id": arrival.header.patient_id[:256],
                 "modality": arrival.header.modality[:16],
                 "description": arrival.header.series_description[:256],
-                "source_ae": calling.get(arrival.association_id, ""),
+                "source_ae": titles.get(arrival.association_id, ("", ""))[0],
+                "traits": SeriesTraits.of_header(
+                    arrival.header, called_ae=titles.get(arrival.association_id, ("", ""))[1]
+                ).stored(),
                 "first_arrival_at": now,
                 "last_arrival_at": now,
             }

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from dicom_node.header import InstanceHeader
 from dicom_node.ledger import tables as t
 from dicom_node.ledger.database import Database, inserted_id, rows_changed
+from dicom_node.ledger.plan import NO_PLAN, Plan
 from dicom_node.ledger.states import (
     REVISION_TRANSITIONS,
     AnalysisState,
@@ -237,10 +238,13 @@ class Revisions:
         """Whether any series of the study still receives."""
         return self._study_has(study_instance_uid, [RevisionState.RECEIVING])
 
-    def analysed_sister(self, study_instance_uid: str, series_id: int) -> str | None:
+    def analysed_sister(
+        self, study_instance_uid: str, series_id: int, *, shadow: bool = False
+    ) -> str | None:
         """SeriesInstanceUID of another selected series of the study, None if there is none.
 
-        A selected series whose pixels turned out not to be a chest CT does not count.
+        A selected series whose pixels turned out not to be a chest CT does not count, nor does a
+        shadow for one that is none.
         """
         r, s, a = t.revisions.c, t.series.c, t.analyses.c
         useless = [AnalysisState.SKIPPED, AnalysisState.REJECTED, AnalysisState.QUARANTINED]
@@ -253,13 +257,16 @@ class Revisions:
                 s.id != series_id,
                 r.state == RevisionState.SELECTED,
                 a.state.not_in(useless),
+                a.shadow.is_(shadow),
             )
             .limit(1)
         )
         with self._database.read() as connection:
             return connection.scalar(query)
 
-    def select(self, revision_id: int, selection: dict[str, Any]) -> int | None:
+    def select(
+        self, revision_id: int, selection: dict[str, Any], plan: Plan = NO_PLAN
+    ) -> int | None:
         """Have a revision analysed; return the id of its analysis, None if it is no longer closed.
 
         Parameters
@@ -270,7 +277,11 @@ class Revisions:
         """
         with self._database.write() as connection:
             if not self._leave_complete(
-                connection, revision_id, RevisionEvent.SELECT, selection=selection
+                connection,
+                revision_id,
+                RevisionEvent.SELECT,
+                selection=selection,
+                rule=plan.rule,
             ):
                 return None
             now = self._database.now()
@@ -287,24 +298,28 @@ class Revisions:
                     revision_id=revision_id,
                     run=run,
                     state=AnalysisState.WAITING,
+                    priority=plan.priority,
+                    queue_at=now + plan.behind_s,
+                    shadow=plan.shadow,
+                    destinations=list(plan.destinations) or None,
                     ready_at=now,
                     created_at=now,
                 )
             )
             return inserted_id(result)
 
-    def skip(self, revision_id: int, reason: str) -> bool:
-        """Set a revision aside that is not meant to be analysed."""
+    def skip(self, revision_id: int, reason: str, rule: str = "") -> bool:
+        """Set a revision aside that is not meant to be analysed, by `rule` where one says so."""
         with self._database.write() as connection:
             return self._leave_complete(
-                connection, revision_id, RevisionEvent.SKIP, reason=reason[:512]
+                connection, revision_id, RevisionEvent.SKIP, reason=reason[:512], rule=rule
             )
 
-    def reject(self, revision_id: int, reason: str) -> bool:
-        """Set a revision aside that cannot be analysed."""
+    def reject(self, revision_id: int, reason: str, rule: str = "") -> bool:
+        """Set a revision aside that cannot be analysed, though `rule` says it should be."""
         with self._database.write() as connection:
             return self._leave_complete(
-                connection, revision_id, RevisionEvent.REJECT, reason=reason[:512]
+                connection, revision_id, RevisionEvent.REJECT, reason=reason[:512], rule=rule
             )
 
     def _leave_complete(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -10,7 +11,15 @@ from dicom_node.errors import LeaseLost
 from dicom_node.ledger import tables as t
 from dicom_node.ledger.database import Database, rows_changed
 from dicom_node.ledger.leases import owner_is_gone
+from dicom_node.ledger.quiet import NOWHERE, may_go
+from dicom_node.ledger.shipment_claim import (
+    Candidate,
+    PendingDelivery,
+    ShipmentClaim,
+    read_claim,
+)
 from dicom_node.ledger.states import DELIVERY_TRANSITIONS, DeliveryEvent, DeliveryState, step
+from dicom_node.settings import QuietHours
 
 __all__ = [
     "BreakerRow",
@@ -21,50 +30,6 @@ __all__ = [
     "hold",
     "work_left",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """An object that can fill a slot; `path` is relative to the results directory."""
-
-    object_id: int
-    kind: str
-    sop_class_uid: str
-    sop_instance_uid: str
-    path: str
-    sha256: str
-    rank: int
-
-
-@dataclass(frozen=True, slots=True)
-class PendingDelivery:
-    """One slot of a shipment that the destination does not hold yet.
-
-    Attributes
-    ----------
-    chosen : bool
-        A choice was made. It stays, so that no destination ever gets two alternatives of one
-        report.
-    candidates : tuple of Candidate
-        By rank; only the chosen one once there is a choice.
-    """
-
-    delivery_id: int
-    slot: str
-    chosen: bool
-    candidates: tuple[Candidate, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ShipmentClaim:
-    """A leased shipment."""
-
-    shipment_id: int
-    token: int
-    destination: str
-    attempts: int
-    created_at: float
-    pending: tuple[PendingDelivery, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +49,21 @@ class Shipments:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def due(self, renudge_after_s: float, limit: int = 1000) -> list[int]:
+    def due(
+        self,
+        renudge_after_s: float,
+        limit: int = 1000,
+        *,
+        quiet: Mapping[str, QuietHours] = NOWHERE,
+    ) -> list[int]:
         """Return and stamp the shipments to nudge: open, ready, unleased, not nudged lately.
 
         What lies in the future was written before the clock was set back: it counts as past.
+
+        Parameters
+        ----------
+        quiet : mapping of destination to QuietHours
+            Where it is quiet now; what goes there waits.
         """
         now = self._database.now()
         s = t.shipments.c
@@ -99,6 +75,7 @@ class Shipments:
                         s.open.is_(True),
                         sa.or_(s.ready_at <= now, s.created_at > now),
                         s.lease_owner.is_(None),
+                        *may_go(quiet),
                         sa.or_(
                             s.nudged_at.is_(None),
                             s.nudged_at <= now - renudge_after_s,
@@ -140,8 +117,21 @@ class Shipments:
                 returned.append(row.id)
         return returned
 
-    def claim(self, shipment_id: int, owner: str, lease_s: float) -> ShipmentClaim | None:
-        """Lease a shipment that is open, ready and free; None if it is not."""
+    def claim(
+        self,
+        shipment_id: int,
+        owner: str,
+        lease_s: float,
+        *,
+        quiet: Mapping[str, QuietHours] = NOWHERE,
+    ) -> ShipmentClaim | None:
+        """Lease a shipment that is open, ready and free; None if it is not.
+
+        Parameters
+        ----------
+        quiet : mapping of destination to QuietHours
+            Where it is quiet now: a nudge may be older than the hours.
+        """
         now = self._database.now()
         s = t.shipments.c
         with self._database.write() as connection:
@@ -153,6 +143,7 @@ class Shipments:
                         s.open.is_(True),
                         sa.or_(s.ready_at <= now, s.created_at > now),
                         s.lease_owner.is_(None),
+                        *may_go(quiet),
                     )
                     .values(
                         lease_token=s.lease_token + 1,
@@ -161,7 +152,7 @@ class Shipments:
                     )
                 )
             )
-            return _read_claim(connection, shipment_id) if changed else None
+            return read_claim(connection, shipment_id) if changed else None
 
     def choose(self, claim: ShipmentClaim, delivery_id: int, object_id: int) -> None:
         """Fix which alternative a destination gets, before it is sent.
@@ -341,48 +332,3 @@ def work_left(connection: sa.Connection, shipment_id: int) -> tuple[int, float |
         ).where(d.shipment_id == shipment_id)
     ).one()
     return int(row[0]), row[1]
-
-
-def _read_claim(connection: sa.Connection, shipment_id: int) -> ShipmentClaim:
-    s, d, o = t.shipments.c, t.deliveries.c, t.objects.c
-    row = connection.execute(sa.select(t.shipments).where(s.id == shipment_id)).one()
-    waiting = connection.execute(
-        sa.select(d.id, d.slot, d.object_id)
-        .where(d.shipment_id == shipment_id, d.state == DeliveryState.WAITING)
-        .order_by(d.slot)
-    ).all()
-    by_slot: dict[str, list[Candidate]] = {}
-    for item in connection.execute(
-        sa.select(t.objects).where(o.analysis_id == row.analysis_id).order_by(o.slot, o.rank)
-    ):
-        by_slot.setdefault(item.slot, []).append(
-            Candidate(
-                item.id,
-                item.kind,
-                item.sop_class_uid,
-                item.sop_instance_uid,
-                item.path,
-                item.sha256,
-                item.rank,
-            )
-        )
-    return ShipmentClaim(
-        shipment_id=shipment_id,
-        token=row.lease_token,
-        destination=row.destination,
-        attempts=row.attempts,
-        created_at=row.created_at,
-        pending=tuple(
-            PendingDelivery(
-                delivery.id,
-                delivery.slot,
-                delivery.object_id is not None,
-                tuple(
-                    candidate
-                    for candidate in by_slot[delivery.slot]
-                    if delivery.object_id in (None, candidate.object_id)
-                ),
-            )
-            for delivery in waiting
-        ),
-    )

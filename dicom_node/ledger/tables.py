@@ -90,6 +90,7 @@ series = sa.Table(
     sa.Column("first_arrival_at", _Time, nullable=False),
     sa.Column("last_arrival_at", _Time, nullable=False, index=True),
     sa.Column("removed_at", _Time),  # its last image, by retention; empty: some are held
+    sa.Column("traits", sa.JSON),  # what rules ask for: see `dicom_node.series_traits`
     sa.Index("ix_series_removed_at_last_arrival_at", "removed_at", "last_arrival_at"),
 )
 
@@ -144,6 +145,7 @@ revisions = sa.Table(
     sa.Column("instance_set_digest", _Digest),
     sa.Column("reason", sa.String(512), nullable=False, server_default=""),
     sa.Column("selection", sa.JSON),  # the chosen stack: SOP Instance UIDs and statements
+    sa.Column("rule", sa.String(32), nullable=False, server_default=""),  # that decided
     sa.UniqueConstraint("series_id", "number"),
 )
 
@@ -153,7 +155,12 @@ analyses = sa.Table(
     _id(),
     _reference("revisions.id", index=False),
     sa.Column("run", sa.Integer, nullable=False),
-    sa.Column("state", sa.String(16), nullable=False, index=True),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("priority", sa.String(8), nullable=False, server_default="normal"),
+    # Order of the queue: created_at, less a head start or plus what it stands back.
+    sa.Column("queue_at", _Time, nullable=False, server_default="0"),
+    sa.Column("shadow", sa.Boolean, nullable=False, server_default=sa.false()),  # nothing is sent
+    sa.Column("destinations", sa.JSON),  # names of peers; empty: all
     sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
     sa.Column("lease_token", sa.Integer, nullable=False, server_default="0"),
     sa.Column("lease_owner", sa.String(256)),
@@ -169,6 +176,7 @@ analyses = sa.Table(
     sa.Column("reason", sa.String(512), nullable=False, server_default=""),
     sa.Column("result", sa.JSON),  # result.json without the per-slice rows
     sa.UniqueConstraint("revision_id", "run"),
+    sa.Index("ix_analyses_state_queue_at", "state", "queue_at"),
 )
 
 # The output ledger: what we made, and how the loop guard knows it again.
@@ -204,6 +212,7 @@ shipments = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),  # since the last success
     sa.Column("created_at", _Time, nullable=False),
     sa.Column("last_error", sa.String(512), nullable=False, server_default=""),
+    sa.Column("held_at", _Time),  # when quiet hours last held it back; to the minute
     sa.UniqueConstraint("analysis_id", "destination"),
     sa.Index("ix_shipments_open_ready_at", "open", "ready_at"),
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from dicom_node.ledger import queue
 from dicom_node.ledger import tables as t
 from dicom_node.ledger.database import Database, rows_changed
 from dicom_node.ledger.states import (
@@ -21,6 +22,7 @@ from dicom_node.ledger.states import (
     RevisionState,
     step,
 )
+from dicom_node.settings import Priority
 
 __all__ = ["DeliverySummary", "NodeCounts", "SeriesStatus", "Worklist", "status_of"]
 
@@ -63,6 +65,9 @@ class SeriesStatus:
     finished_at: float | None
     result: dict[str, Any] | None
     deliveries: tuple[DeliverySummary, ...] = field(default=())
+    rule: str = ""  # that decided; empty where none did yet
+    priority: str = Priority.NORMAL
+    shadow: bool = False  # nothing is delivered
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +127,19 @@ class Worklist:
         """
         now = self._database.now()
         with self._database.read() as connection:
+            a, p = t.analyses.c, t.shipments.c
+            ready_at = sa.case((a.queue_at > a.ready_at, a.queue_at), else_=a.ready_at)
             oldest_analysis = connection.scalar(
-                sa.select(sa.func.min(t.analyses.c.ready_at)).where(
-                    t.analyses.c.state == AnalysisState.WAITING
+                # What stands back for off-peak hours is not late.
+                sa.select(sa.func.min(ready_at)).where(
+                    a.state == AnalysisState.WAITING, ~queue.is_held(now)
                 )
             )
+            # Nor is what quiet hours held back a moment ago.
+            waits_since = sa.case((p.held_at > p.created_at, p.held_at), else_=p.created_at)
             oldest_shipment = connection.scalar(
                 # What is sent and waits for its proof only is not late.
-                sa.select(sa.func.min(t.shipments.c.created_at))
+                sa.select(sa.func.min(waits_since))
                 .join(t.deliveries, t.deliveries.c.shipment_id == t.shipments.c.id)
                 .where(t.deliveries.c.state == DeliveryState.WAITING)
             )
@@ -278,11 +288,7 @@ def _series_status(connection: sa.Connection, series_id: int) -> SeriesStatus:
     ).first()
     position = None
     if analysis is not None and analysis.state == AnalysisState.WAITING:
-        position = connection.scalar(
-            sa.select(sa.func.count())
-            .select_from(t.analyses)
-            .where(a.state == AnalysisState.WAITING, a.id <= analysis.id)
-        )
+        position = connection.scalar(queue.position(analysis.queue_at, analysis.id))
     deliveries = _deliveries(connection, analysis.id) if analysis else ()
     return status_of(series, revision, analysis, position, deliveries)
 
@@ -320,6 +326,9 @@ def status_of(
         finished_at=analysis.finished_at if analysis else None,
         result=analysis.result if analysis else None,
         deliveries=deliveries,
+        rule=revision.rule,
+        priority=analysis.priority if analysis else Priority.NORMAL,
+        shadow=bool(analysis.shadow) if analysis else False,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from dicom_node.ledger import queue
 from dicom_node.ledger import tables as t
 from dicom_node.ledger.states import AnalysisState, DeliveryState, RevisionState
 from dicom_node.ledger.worklist import DeliverySummary, SeriesStatus, status_of
@@ -70,7 +71,7 @@ def _revisions(connection: sa.Connection, series_ids: Collection[int]) -> dict[i
     # Not the selection, which names every image.
     columns: list[sa.Column[Any]] = [
         r.id, r.series_id, r.number, r.state, r.instance_count, r.expected_count, r.waiting_for,
-        r.closing_reason, r.reason,
+        r.closing_reason, r.reason, r.rule,
     ]  # fmt: skip
     query = sa.select(*columns).where(r.series_id.in_(series_ids)).order_by(r.number)
     return {row.series_id: row for row in connection.execute(query)}  # the last one stays
@@ -115,11 +116,13 @@ def _deliveries(
 
 def _positions(connection: sa.Connection, analyses: Collection[sa.Row[Any]]) -> dict[int, int]:
     a = t.analyses.c
-    waiting = [row.id for row in analyses if row.state == AnalysisState.WAITING]
+    waiting = [row.queue_at for row in analyses if row.state == AnalysisState.WAITING]
     if not waiting:
         return {}
     query = (
-        sa.select(a.id).where(a.state == AnalysisState.WAITING, a.id <= max(waiting)).order_by(a.id)
+        sa.select(a.id)
+        .where(a.state == AnalysisState.WAITING, a.queue_at <= max(waiting))
+        .order_by(*queue.ORDER)
     )
     return {
         analysis_id: position

@@ -10,12 +10,13 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.errors import LedgerError
-from dicom_node.ledger import Ledger, RunningProcess, tables
+from dicom_node.ledger import Ledger, RunningProcess, queue, tables
 from dicom_node.ledger.outbox import MessageState
 from dicom_node.ledger.shipments import BreakerRow
 from dicom_node.ledger.states import AnalysisState, DeliveryState, RevisionState
@@ -168,7 +169,10 @@ def _age(now: float, since: float | None) -> float:
 
 
 def _waiting(
-    connection: sa.Connection, now: float, since: sa.Column[float], *where: sa.ColumnElement[bool]
+    connection: sa.Connection,
+    now: float,
+    since: sa.ColumnElement[Any],
+    *where: sa.ColumnElement[bool],
 ) -> Waiting:
     row = connection.execute(sa.select(sa.func.count(), sa.func.min(since)).where(*where)).one()
     return Waiting(int(row[0]), _age(now, row[1]))
@@ -176,15 +180,17 @@ def _waiting(
 
 def _ready_analyses(connection: sa.Connection, now: float) -> Waiting:
     a = tables.analyses.c
-    return _waiting(
-        connection, now, a.ready_at, a.state == AnalysisState.WAITING, a.ready_at <= now
-    )
+    # What stands back for off-peak hours is not ready, and was not while it did.
+    since = sa.case((a.queue_at > a.ready_at, a.queue_at), else_=a.ready_at)
+    waits, held = a.state == AnalysisState.WAITING, queue.is_held(now)
+    return _waiting(connection, now, since, waits, a.ready_at <= now, ~held)
 
 
 def _ready_shipments(connection: sa.Connection, now: float) -> Waiting:
     s = tables.shipments.c
     free = s.lease_owner.is_(None)
-    return _waiting(connection, now, s.ready_at, s.open.is_(True), s.ready_at <= now, free)
+    since = sa.case((s.held_at > s.ready_at, s.held_at), else_=s.ready_at)  # by quiet hours
+    return _waiting(connection, now, since, s.open.is_(True), s.ready_at <= now, free)
 
 
 def _open_shipments(connection: sa.Connection, now: float) -> dict[str, Waiting]:

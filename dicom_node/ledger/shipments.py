@@ -154,18 +154,33 @@ class Shipments:
             )
             return read_claim(connection, shipment_id) if changed else None
 
-    def choose(self, claim: ShipmentClaim, delivery_id: int, object_id: int) -> None:
+    def choose(
+        self,
+        claim: ShipmentClaim,
+        delivery_id: int,
+        object_id: int,
+        instead_of: int | None = None,
+    ) -> None:
         """Fix which alternative a destination gets, before it is sent.
+
+        Parameters
+        ----------
+        instead_of : int, optional
+            The object that was fixed before, and that the destination has refused for good.
 
         Raises
         ------
         LeaseLost
         """
+        fixed = t.deliveries.c.object_id
         with self._database.write() as connection:
             hold(connection, claim)
             connection.execute(
                 t.deliveries.update()
-                .where(t.deliveries.c.id == delivery_id, t.deliveries.c.object_id.is_(None))
+                .where(
+                    t.deliveries.c.id == delivery_id,
+                    fixed.is_(None) if instead_of is None else fixed == instead_of,
+                )
                 .values(object_id=object_id)
             )
 

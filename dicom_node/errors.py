@@ -4,6 +4,7 @@
 
     NodeError
     ├── ConfigurationError         node.toml or a command's argument is wrong
+    │   └── PeerRefused            … of a peer: ``faults`` has words for each field
     ├── ReceiveError               an instance is not acknowledged; ``status`` is the DIMSE answer
     │   ├── OutOfResources         0xA700  no space, database locked, spool unwritable
     │   ├── DatasetMismatch        0xA900  dataset and command disagree, or UIDs are missing/illegal
@@ -13,6 +14,7 @@
     │   ├── LeaseLost              another worker holds the row now: stop, write nothing
     │   ├── LedgerGone             the database's file was taken away: nothing is recorded
     │   └── SchemaMismatch         the database is newer or older than this software
+    ├── BackupUnusable             a backup is incomplete or altered, or there is no place for it
     ├── BrokerUnavailable          no nudge was sent; the reconciler sends another
     ├── SeriesRejected             the series cannot be analysed; ``reason`` is for a radiologist
     │   └── SeriesSkipped          … or is not meant to be (not a chest CT, a localizer, …)
@@ -24,6 +26,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class NodeError(Exception):
     """Base of all errors of :mod:`dicom_node`."""
@@ -31,6 +35,21 @@ class NodeError(Exception):
 
 class ConfigurationError(NodeError):
     """The configuration or an argument is wrong; the text names the field."""
+
+
+class PeerRefused(ConfigurationError):
+    """A peer is not taken into the configuration.
+
+    Parameters
+    ----------
+    faults : mapping of str to str
+        Field → what is wrong with it; the text is the first.
+    """
+
+    def __init__(self, faults: Mapping[str, str]) -> None:
+        field, words = next(iter(faults.items()))
+        super().__init__(f"{field}: {words}")
+        self.faults = dict(faults)
 
 
 class ReceiveError(NodeError):
@@ -75,6 +94,10 @@ class LedgerGone(LedgerError):
 
 class SchemaMismatch(LedgerError):
     """The database schema does not belong to this version of the software."""
+
+
+class BackupUnusable(NodeError):
+    """A backup is incomplete or altered, or does not fit where it was to go: nothing is in use."""
 
 
 class BrokerUnavailable(NodeError):

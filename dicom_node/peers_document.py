@@ -1,16 +1,14 @@
 """The ``[[peers]]`` of ``node.toml``, edited in place.
 
 Comments, order and layout of the document stay. A change is validated as a whole before it
-replaces the document, which happens by one rename; the version before it is kept.
+replaces the document, which happens by one rename; the versions before it are kept.
 """
 
 from __future__ import annotations
 
-import os
+import ipaddress
 import re
-import tempfile
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +16,27 @@ import tomlkit
 import tomlkit.exceptions
 from pydantic import ValidationError
 from tomlkit.items import AoT, Table
-from tomlkit.toml_document import TOMLDocument
 
-from dicom_node.errors import ConfigurationError
+from dicom_node.configuration import Change, ConfigurationDocument, Version
+from dicom_node.errors import ConfigurationError, PeerRefused
 from dicom_node.settings import NodeSettings, Peer, PeerRole, find_config, load_settings
 
-__all__ = ["PeersDocument", "peer_from"]
+__all__ = ["PeersDocument", "objections", "peer_from"]
 
 _TABLE_HEADER = re.compile(r"\s*\[\[?\s*[\w\"'.-]+\s*\]")
 _PEERS_HEADER = re.compile(r"\s*\[\[\s*peers\s*\]\]")
-_HISTORY = "config-history"
-_FRESH = "# m3lung node: see docs/configuration. Every field that is absent has its default.\n"
+_BY_HAND = "peers: written in a way that cannot be edited; edit it by hand"
+_NOBODY = Change("", "", "")
+# Said better than the validator says it.
+_WORDS = {
+    "name": "small letters, digits, - and _, starting with a letter or digit, at most 32",
+    "port": "a port is a whole number from 1 to 65535",
+    "roles": "source, destination, or both",
+}
 
 
 class PeersDocument:
-    """A configuration document that may be about to change.
+    """The peers of a configuration document that may be about to change.
 
     Parameters
     ----------
@@ -46,6 +50,7 @@ class PeersDocument:
             self.path = path  # named and absent: it is to be made
         else:
             self.path = find_config(path) or Path("node.toml")
+        self._document = ConfigurationDocument(self.path)
 
     def peers(self) -> tuple[Peer, ...]:
         """Return the peers of the document, none if it does not exist.
@@ -57,81 +62,89 @@ class PeersDocument:
         """
         return load_settings(self.path).peers if self.path.exists() else ()
 
-    def add(self, peer: Peer) -> Path | None:
-        """Add `peer`; return where the former document is kept, None if there was none.
+    def add(self, peer: Peer, change: Change = _NOBODY) -> Version | None:
+        """Add `peer`; return the version before, None if there was no document.
 
         Raises
         ------
+        PeerRefused
+            It does not go together with the node or another peer.
         ConfigurationError
-            A peer of that name exists, or the document would be wrong with it.
+            The document would be wrong with it.
         """
-        document = self._read()
-        table = _peers_of(document)
-        if any(entry.get("name") == peer.name for entry in table):
-            raise ConfigurationError(
-                f"name: a peer called {peer.name!r} exists; remove it first or take another name"
-            )
-        table.append(_entry(peer))
-        return self._replace(document)
 
-    def remove(self, name: str) -> Path | None:
-        """Remove the peer called `name`; return where the former document is kept.
+        def make(text: str) -> str:
+            document = _parsed(text, self.path)
+            table = document.get("peers")
+            if table is None:
+                document.append("peers", tomlkit.aot())
+                table = document["peers"]
+            if not isinstance(table, AoT):
+                raise ConfigurationError(
+                    "peers: has to be written as [[peers]] tables to be edited"
+                )
+            if any(entry.get("name") == peer.name for entry in table):
+                raise PeerRefused(
+                    {
+                        "name": f"a peer called {peer.name!r} exists; "
+                        "remove it first or take another name"
+                    }
+                )
+            table.append(_entry(peer))
+            return tomlkit.dumps(document)
+
+        return self._edit(change, make, peer)
+
+    def change(self, name: str, peer: Peer, change: Change = _NOBODY) -> Version | None:
+        """Make the peer called `name` into `peer`, which is called the same.
+
+        Fields that stay as they are keep their lines, and the comments on them.
+
+        Raises
+        ------
+        PeerRefused
+            It does not go together with the node or another peer.
+        ConfigurationError
+            There is none of that name, or the document would be wrong.
+        """
+
+        def make(text: str) -> str:
+            return _with(text, self._index(text, name), peer)
+
+        return self._edit(change, make, peer)
+
+    def remove(self, name: str, change: Change = _NOBODY) -> Version | None:
+        """Remove the peer called `name`; return the version before.
 
         Raises
         ------
         ConfigurationError
             There is none of that name; the text lists those there are.
         """
-        document = self._read()
-        table = _peers_of(document)
+        return self._document.edit(change, lambda text: _without(text, self._index(text, name)))
+
+    def _index(self, text: str, name: str) -> int:
+        table = _parsed(text, self.path).get("peers", [])
+        if not isinstance(table, AoT) and table:
+            raise ConfigurationError("peers: has to be written as [[peers]] tables to be edited")
         names = [str(entry.get("name")) for entry in table]
         if name not in names:
             known = ", ".join(names) or "none"
             raise ConfigurationError(f"name: no peer is called {name!r}; known: {known}")
-        return self._replace(tomlkit.parse(_without(tomlkit.dumps(document), names.index(name))))
+        return names.index(name)
 
-    def _read(self) -> TOMLDocument:
-        try:
-            return tomlkit.parse(self.path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return tomlkit.parse(_FRESH)
-        except (OSError, UnicodeDecodeError, tomlkit.exceptions.ParseError) as error:
-            raise ConfigurationError(f"{self.path}: {error}") from error
+    def _edit(self, change: Change, make: Callable[[str], str], peer: Peer) -> Version | None:
+        def checked(text: str) -> str:
+            made = make(text)
+            # Against what stands there now, under the lock: not against what a page showed. A
+            # document that does not load is refused by the edit itself, in the loader's words.
+            if self.path.exists():
+                found = objections(load_settings(self.path), peer)
+                if found:
+                    raise PeerRefused(found)
+            return made
 
-    def _replace(self, document: TOMLDocument) -> Path | None:
-        """Validate, keep the former version, replace atomically."""
-        text = tomlkit.dumps(document)
-        try:
-            settings = self._validated(text)
-            kept = self._keep(settings)
-            _write_atomically(self.path, text)
-        except OSError as error:
-            raise ConfigurationError(f"{self.path}: {error.strerror}") from error
-        return kept
-
-    def _validated(self, text: str) -> NodeSettings:
-        # Read back by the very loader of the node, from a file beside the document: a relative
-        # state directory has to resolve as it will.
-        trial = _write_beside(self.path, text)
-        try:
-            return load_settings(trial)
-        except ConfigurationError as error:
-            words = str(error).replace(str(trial), str(self.path))
-            words = words.replace("document: Value error, ", "")  # pydantic's own wording
-            raise ConfigurationError(words) from error
-        finally:
-            trial.unlink(missing_ok=True)
-
-    def _keep(self, settings: NodeSettings) -> Path | None:
-        if not self.path.exists():
-            return None
-        history = settings.root / _HISTORY
-        history.mkdir(parents=True, exist_ok=True)
-        # Microseconds: two changes within one second are two versions.
-        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-        kept = history / f"{self.path.stem}-{stamp}.toml"
-        _write_atomically(kept, self.path.read_text(encoding="utf-8"))
-        return kept
+        return self._document.edit(change, checked)
 
 
 def peer_from(fields: Mapping[str, Any]) -> Peer:
@@ -139,59 +152,158 @@ def peer_from(fields: Mapping[str, Any]) -> Peer:
 
     Raises
     ------
-    ConfigurationError
-        The text names the first field that is wrong, and why.
+    PeerRefused
+        With every field that is wrong, and why.
     """
     try:
         return Peer(**fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        if field == "name":
-            message = "small letters, digits, - and _, starting with a letter or digit, at most 32"
-        raise ConfigurationError(f"{field}: {message}") from error
+        faults: dict[str, str] = {}
+        for fault in error.errors():
+            words = fault["msg"].removeprefix("Value error, ")
+            field = str(fault["loc"][0]) if fault["loc"] else _first_field(words)
+            words = _WORDS.get(field, words)
+            faults[field] = f"{faults[field]}; {words}" if field in faults else words
+        raise PeerRefused(faults) from error
 
 
-def _peers_of(document: TOMLDocument) -> AoT:
-    found = document.get("peers")
-    if found is None:
-        found = tomlkit.aot()
-        document.append("peers", found)
-        found = document["peers"]
-    if not isinstance(found, AoT):
-        raise ConfigurationError("peers: has to be written as [[peers]] tables to be edited")
+def _first_field(words: str) -> str:
+    """Return which field a fault of several fields together is told at: the first it names."""
+    named = re.findall(r"[a-z0-9_]+", words)
+    return next((name for name in named if name in Peer.model_fields), "name")
+
+
+def objections(settings: NodeSettings, peer: Peer) -> dict[str, str]:
+    """Return why `peer` does not go together with the node and its other peers, field by field.
+
+    Two peers may have one AE title if their address lists tell callers apart
+    (docs/adr/0012), or if only one of them calls.
+    """
+    found: dict[str, str] = {}
+    listener, tls = settings.listener, settings.tls
+    own_titles = {settings.ae_title, *listener.called_ae_titles}
+    own_ports = {listener.port, tls.port} if tls.enabled else {listener.port}
+    if peer.is_destination and peer.ae_title in own_titles and peer.port in own_ports:
+        found["ae_title"] = f"peers.{peer.name}: this is the node itself; results would loop"
+    if peer.tls and not tls.enabled:
+        found["tls"] = "needs our own certificate, key and ca under [tls] in the document first"
+    for other in settings.peers:
+        if other.name == peer.name or other.ae_title != peer.ae_title:
+            continue
+        if _calls(peer) and _calls(other) and not _are_apart(peer, other):
+            found.setdefault(
+                "ae_title",
+                f"{other.name} has this AE title, too, and a caller could be either: take "
+                "another title, or give both address lists that do not overlap",
+            )
+        elif (
+            PeerRole.DESTINATION in peer.roles
+            and PeerRole.DESTINATION in other.roles
+            and (peer.host.lower(), peer.port) == (other.host.lower(), other.port)
+        ):
+            found.setdefault(
+                "ae_title", f"{other.name} is the same destination: it would get everything twice"
+            )
     return found
 
 
-def _without(text: str, index: int) -> str:
-    """Return the document `text` without its peer number `index`.
+def _calls(peer: Peer) -> bool:
+    # Enabled or not: enabling it is not the moment to find out.
+    reports = PeerRole.DESTINATION in peer.roles and peer.commitment == "request"
+    return PeerRole.SOURCE in peer.roles or reports
 
-    By lines, since tomlkit counts the comment above a ``[[peers]]`` to the table before it, and
-    would remove it together with that one.
+
+def _are_apart(one: Peer, other: Peer) -> bool:
+    if not one.addresses or not other.addresses:
+        return False
+    mine = [ipaddress.ip_network(network) for network in one.addresses]
+    theirs = [ipaddress.ip_network(network) for network in other.addresses]
+    return not any(a.version == b.version and a.overlaps(b) for a in mine for b in theirs)
+
+
+# -- the text --------------------------------------------------------------------------------------
+
+
+def _parsed(text: str, path: Path) -> tomlkit.TOMLDocument:
+    try:
+        return tomlkit.parse(text)
+    except tomlkit.exceptions.ParseError as error:
+        raise ConfigurationError(f"{path}: {error}") from error
+
+
+def _span(lines: list[str], index: int) -> tuple[int, int]:
+    """Return the first line of peer number `index`, and the one behind its last.
+
+    By lines, since tomlkit counts the comment above a ``[[peers]]`` to the table before it.
     """
-    lines = text.splitlines(keepends=True)
     headers = [number for number, line in enumerate(lines) if _TABLE_HEADER.match(line)]
     peers = [number for number in headers if _PEERS_HEADER.match(lines[number])]
+    if index >= len(peers):
+        raise ConfigurationError(_BY_HAND)
     first = peers[index]
     behind = next((number for number in headers if number > first), len(lines))
-    while behind < len(lines) and lines[behind - 1].lstrip().startswith("#"):
-        behind -= 1  # belongs to what follows
-    shortened = "".join(lines[:first] + lines[behind:])
-    before = tomlkit.parse(text).unwrap()
-    del before["peers"][index]
-    if not before["peers"]:
-        del before["peers"]
-    if not _means(shortened, before):  # a header look-alike inside a string
-        raise ConfigurationError("peers: written in a way that cannot be edited; edit it by hand")
-    return shortened
+    if behind < len(lines):
+        while lines[behind - 1].lstrip().startswith("#"):
+            behind -= 1  # belongs to what follows
+    return first, behind
 
 
-def _means(text: str, content: dict[str, Any]) -> bool:
+def _without(text: str, index: int) -> str:
+    """Return the document `text` without its peer number `index`."""
+    lines = text.splitlines(keepends=True)
+    first, behind = _span(lines, index)
+    wanted = tomlkit.parse(text).unwrap()
+    del wanted["peers"][index]
+    if not wanted["peers"]:
+        del wanted["peers"]
+    return _meaning("".join(lines[:first] + lines[behind:]), wanted)
+
+
+def _with(text: str, index: int, peer: Peer) -> str:
+    """Return the document `text` with its peer number `index` made into `peer`."""
+    lines = text.splitlines(keepends=True)
+    first, behind = _span(lines, index)
+    last = behind
+    while last > first + 1 and not lines[last - 1].strip():
+        last -= 1  # what is added stands before the empty lines
+    wanted = tomlkit.parse(text).unwrap()
+    entry = wanted["peers"][index]
+    now, then = peer.model_dump(mode="json"), _as_read(entry)
+    changed = {key: value for key, value in now.items() if value != then.get(key)}
+    entry.update(changed)
     try:
-        return tomlkit.parse(text).unwrap() == content
+        chunk = tomlkit.parse("".join(lines[first:last]))
+        for key, value in changed.items():
+            chunk["peers"][0][key] = value
+    except tomlkit.exceptions.TOMLKitError as error:  # a header look-alike inside a string
+        raise ConfigurationError(_BY_HAND) from error
+    made = tomlkit.dumps(chunk)
+    ending = "" if made.endswith("\n") or last == len(lines) else "\n"
+    return _meaning("".join([*lines[:first], made, ending, *lines[last:]]), wanted)
+
+
+def _as_read(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the present entry means, defaults and all; nothing if it is wrong."""
+    try:
+        return Peer(**entry).model_dump(mode="json")
+    except ValidationError:
+        return {}
+
+
+def _meaning(text: str, content: dict[str, Any]) -> str:
+    """Return `text` if it means `content`.
+
+    Raises
+    ------
+    ConfigurationError
+        It does not: a header look-alike inside a string.
+    """
+    try:
+        if tomlkit.parse(text).unwrap() == content:
+            return text
     except tomlkit.exceptions.ParseError:
-        return False
+        pass
+    raise ConfigurationError(_BY_HAND)
 
 
 def _entry(peer: Peer) -> Table:
@@ -207,32 +319,3 @@ def _entry(peer: Peer) -> Table:
     for key, value in plain.items():
         entry.add(key, value)
     return entry
-
-
-def _write_beside(path: Path, text: str) -> Path:
-    """Write `text` durably to a new file in the folder of `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    return Path(name)
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    # Through a link to the document itself: an administrator may keep it elsewhere.
-    target = path.resolve()
-    fresh = _write_beside(target, text)
-    try:
-        if target.exists():
-            fresh.chmod(target.stat().st_mode & 0o777)
-        fresh.replace(target)
-    except OSError:
-        fresh.unlink(missing_ok=True)
-        raise
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -19,6 +19,7 @@ __all__ = [
     "message",
     "network_peer",
     "person",
+    "person_name",
 ]
 
 
@@ -147,14 +148,22 @@ def network_peer(ae_title: str, address: str, *, requestor: bool, role: Role) ->
     return participant
 
 
-def person() -> dict[str, Any]:
-    """Return who runs this command, as the operating system knows it."""
+def person_name() -> str:
+    """Return who runs this command, as the operating system knows it; who used sudo, if so."""
+    return os.environ.get("SUDO_USER") or _user()
+
+
+def _user() -> str:
     try:
-        name = getpass.getuser()
+        return getpass.getuser()
     except (KeyError, OSError):  # a container's user without an entry
-        name = f"uid {os.getuid()}"
+        return f"uid {os.getuid()}"
+
+
+def person() -> dict[str, Any]:
+    """Return who runs this command as a participant."""
     participant: dict[str, Any] = {
-        "UserID": name,
+        "UserID": _user(),
         "UserIsRequestor": True,
         "NetworkAccessPointID": socket.gethostname(),
         "NetworkAccessPointTypeCode": "1",

@@ -13,7 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from dicom_node.audit import Auditor
-from dicom_node.audit.message import EventType
+from dicom_node.audit.message import EventType, person_name
+from dicom_node.configuration import Change, Version
 from dicom_node.delivery.connection_test import Step, StepResult, check_peer, is_healthy
 from dicom_node.domain import ObjectKind
 from dicom_node.errors import ConfigurationError
@@ -127,8 +128,9 @@ def add(
             }
         )
         document = PeersDocument(config)
-        kept = document.add(peer)
-        _audit(document, f"peer {peer.name} added: {peer.ae_title} at {peer.host}:{peer.port}")
+        words = f"peer {peer.name} added: {peer.ae_title} at {peer.place}"
+        kept = document.add(peer, Change(person_name(), "m3lung peers add", words))
+        _audit(document, words)
     except ConfigurationError as error:
         raise _usage(error) from error
     typer.echo(f"added {peer.name} ({peer.ae_title} at {peer.host}:{peer.port}) to {document.path}")
@@ -144,8 +146,9 @@ def remove(name: Name, config: Config = None) -> None:
     """
     try:
         document = PeersDocument(config)
-        kept = document.remove(name)
-        _audit(document, f"peer {name} removed")
+        words = f"peer {name} removed"
+        kept = document.remove(name, Change(person_name(), "m3lung peers remove", words))
+        _audit(document, words)
     except ConfigurationError as error:
         raise _usage(error) from error
     typer.echo(f"removed {name} from {document.path}")
@@ -208,9 +211,9 @@ def _usage(error: ConfigurationError) -> typer.Exit:
     return typer.Exit(2)
 
 
-def _say_kept(kept: Path | None) -> None:
+def _say_kept(kept: Version | None) -> None:
     if kept is not None:
-        typer.echo(f"the version before: {kept}")
+        typer.echo(f"the version before: {kept.path}")
 
 
 def _peers_table(peers: tuple[Peer, ...]) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import ipaddress
 import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -16,6 +17,30 @@ from dicom_node.settings.rule import Priority
 from dicom_node.settings.sections import Network, Port, Section
 
 __all__ = ["Peer", "PeerRole", "QuietHours"]
+
+
+_HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+
+
+def _host(text: str) -> str:
+    host = text.strip()
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        pass
+    try:
+        # RFC 1123 §2.1; underscores stand in many a hospital's names.
+        labels = host.removesuffix(".").encode("idna").decode("ascii").split(".")
+    except UnicodeError:
+        labels = [""]
+    is_number = labels[-1].isdigit()  # an address with a part too many or too large
+    if len(host) > 253 or is_number or not all(map(_HOST_LABEL.fullmatch, labels)):
+        raise ValueError("a host is a name such as pacs.example.org or an address, nothing else")
+    return host
+
+
+Host = Annotated[str, AfterValidator(_host)]
+"""Name or address of a machine; whether it exists is another question."""
 
 
 def _fingerprint(text: str) -> str:
@@ -116,7 +141,7 @@ class Peer(Section):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
     ae_title: AETitle
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: Port = 104
     roles: tuple[PeerRole, ...] = (PeerRole.SOURCE, PeerRole.DESTINATION)
     enabled: bool = True

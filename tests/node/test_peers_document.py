@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dicom_node.errors import ConfigurationError
+from dicom_node.errors import ConfigurationError, PeerRefused
 from dicom_node.peers_document import PeersDocument, peer_from
 from dicom_node.settings import Peer, PeerRole, load_settings
 
@@ -60,8 +60,9 @@ def test_add_keeps_every_line(path: Path) -> None:
     assert load_settings(path).peer("viewer") == new(roles=(PeerRole.DESTINATION,), compress="jpeg")
     assert load_settings(path).delivery.breaker_failures == 5
     assert kept is not None
-    assert kept.read_text() == DOCUMENT
-    assert kept.parent == path.parent / "state" / "config-history"
+    assert kept.text() == DOCUMENT
+    assert kept.path.parent == path.parent / "state" / "config-history"
+    assert tomllib.loads(kept.path.read_text()) == tomllib.loads(DOCUMENT)
 
 
 def test_add_then_remove_gives_the_same_meaning(path: Path) -> None:
@@ -69,7 +70,7 @@ def test_add_then_remove_gives_the_same_meaning(path: Path) -> None:
     document.add(new())
     document.remove("viewer")
     assert tomllib.loads(path.read_text()) == tomllib.loads(DOCUMENT)
-    assert len(list((path.parent / "state" / "config-history").iterdir())) == 2
+    assert len(list((path.parent / "state" / "config-history").iterdir())) == 3
 
 
 def test_remove_leaves_the_neighbours_comment(path: Path) -> None:
@@ -101,7 +102,7 @@ def test_the_first_peer_makes_the_document(tmp_path: Path, monkeypatch: pytest.M
     assert PeersDocument().peers() == ()
     assert PeersDocument().add(new()) is None
     assert [peer.name for peer in load_settings(tmp_path / "node.toml").peers] == ["viewer"]
-    PeersDocument().add(new("second"))  # finds the one it made
+    PeersDocument().add(Peer(name="second", ae_title="SECOND"))  # finds the one it made
     assert len(PeersDocument().peers()) == 2
 
 
@@ -122,8 +123,12 @@ def test_a_link_stays_a_link_and_modes_stay(path: Path, tmp_path: Path) -> None:
         ({"ae_title": "SEVENTEEN-LETTERS"}, "ae_title: .*1 to 16 characters"),
         ({"ae_title": "BACK\\SLASH"}, "ae_title: .*no backslash"),
         ({"ae_title": "   "}, "ae_title"),
-        ({"port": 0}, "port: .*greater than or equal to 1"),
-        ({"port": 65536}, "port: .*less than or equal to 65535"),
+        ({"port": 0}, "port: .*from 1 to 65535"),
+        ({"port": 65536}, "port: .*from 1 to 65535"),
+        ({"host": "http://pacs"}, "host: .*nothing else"),
+        ({"addresses": ("10.0.0.0/33",)}, "addresses: .*neither an address nor a network"),
+        ({"verify": "qido"}, "verify: .*needs stow_url"),
+        ({"certificate_name": "pacs"}, "tls: .*of use with"),
         ({"roles": ("guest",)}, "roles"),
     ],
 )
@@ -140,6 +145,12 @@ def test_errors_name_the_field(fields: dict[str, Any], words: str) -> None:
             Peer(name="me", ae_title="M3LUNG", port=11112),
             "peers.me: this is the node itself",
         ),
+        (Peer(name="other", ae_title="CT7", host="10.0.0.8"), "scanner has this AE title, too"),
+        (
+            Peer(name="twice", ae_title="ARCHIVE", host="10.0.0.5", roles=("destination",)),
+            "archive is the same destination",
+        ),
+        (new(tls=True), r"tls: needs our own certificate"),
     ],
 )
 def test_nothing_wrong_gets_in(path: Path, peer: Peer, words: str) -> None:
@@ -175,8 +186,45 @@ titles = st.text(
 ).filter(str.strip)
 
 
+def test_two_peers_of_one_title_are_told_apart_by_their_addresses(path: Path) -> None:
+    one = new("room-8", addresses=("10.0.8.0/24",), roles=(PeerRole.SOURCE,))
+    other = new("room-9", addresses=("10.0.9.0/24",), roles=(PeerRole.SOURCE,))
+    PeersDocument(path).add(one)
+    PeersDocument(path).add(other)
+    wider = other.model_copy(update={"addresses": ("10.0.0.0/16",)})
+    with pytest.raises(PeerRefused, match="do not overlap"):
+        PeersDocument(path).change("room-9", wider)
+    assert load_settings(path).peer("room-9") == other
+
+
+def test_a_change_keeps_comments_and_what_it_does_not_touch(path: Path) -> None:
+    archive = load_settings(path).peer("archive")
+    changed = archive.model_copy(update={"port": 11104, "enabled": False})
+    PeersDocument(path).change("archive", changed)
+    text = path.read_text()
+    assert load_settings(path).peer("archive") == changed
+    assert 'ae_title = "ARCHIVE"   # as its administrator wrote it' in text
+    assert "port = 11104\nenabled = false\n\n# the scanner in room 7\n[[peers]]" in text
+    PeersDocument(path).change("archive", archive)
+    assert load_settings(path).peer("archive") == archive
+    last = load_settings(path).peer("scanner")
+    PeersDocument(path).change("scanner", last.model_copy(update={"addresses": ("10.0.0.7/32",)}))
+    assert load_settings(path).peer("scanner").addresses == ("10.0.0.7/32",)
+    assert load_settings(path).delivery.breaker_failures == 5
+    with pytest.raises(ConfigurationError, match="known: archive, scanner"):
+        PeersDocument(path).change("nobody", last)
+
+
 @settings(max_examples=20, deadline=None)
-@given(st.dictionaries(names, titles, min_size=1, max_size=5), st.randoms())
+@given(
+    st.lists(
+        st.tuples(names, titles),
+        min_size=1,
+        max_size=5,
+        unique_by=(lambda pair: pair[0], lambda pair: pair[1].strip(" ")),
+    ).map(dict),
+    st.randoms(),
+)
 def test_any_legal_peers_come_back(
     tmp_path_factory: pytest.TempPathFactory, peers: dict[str, str], random: Any
 ) -> None:

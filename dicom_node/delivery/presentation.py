@@ -10,20 +10,26 @@ from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from pydicom.uid import (
+    Comprehensive3DSRStorage,
+    ComprehensiveSRStorage,
+    EnhancedSRStorage,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGLSLossless,
+    KeyObjectSelectionDocumentStorage,
     MultiFrameTrueColorSecondaryCaptureImageStorage,
     RLELossless,
     SecondaryCaptureImageStorage,
+    SegmentationStorage,
 )
 
 from dicom_node.delivery.upper_layer import Context
+from dicom_node.domain import ObjectKind
 from dicom_node.errors import PermanentDelivery
 
-__all__ = ["Compression", "contexts", "transfer_syntaxes"]
+__all__ = ["SOP_CLASSES", "Compression", "contexts", "transfer_syntaxes"]
 
 Compression = Literal["none", "lossless", "jpeg"]
 
@@ -42,6 +48,19 @@ _PICTURES = {
     str(SecondaryCaptureImageStorage),
     str(MultiFrameTrueColorSecondaryCaptureImageStorage),
 }
+# What each output is sent as, the preferred SOP class first.
+SOP_CLASSES: Mapping[ObjectKind, tuple[str, ...]] = {
+    ObjectKind.REPORT: (
+        str(Comprehensive3DSRStorage),
+        str(ComprehensiveSRStorage),
+        str(EnhancedSRStorage),
+    ),
+    ObjectKind.OVERLAY: (str(SecondaryCaptureImageStorage),),
+    ObjectKind.SUMMARY: (str(SecondaryCaptureImageStorage),),
+    ObjectKind.SEGMENTATION: (str(SegmentationStorage),),
+    ObjectKind.KEY_OBJECTS: (str(KeyObjectSelectionDocumentStorage),),
+}
+
 _LARGEST_PROPOSAL = 128  # PS3.8 §9.3.2.2: context IDs are the odd numbers of 1 to 255
 
 

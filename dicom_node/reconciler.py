@@ -6,7 +6,6 @@ time. One sweep looks at what is open, never at what is done.
 
 from __future__ import annotations
 
-import errno
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,20 +18,13 @@ from dicom_node.audit import Auditor
 from dicom_node.broker import Nudger
 from dicom_node.completion import Evidence, StackEvidence, judge, stack_evidence
 from dicom_node.crashpoints import crash_point
-from dicom_node.errors import BrokerUnavailable, LedgerGone, SeriesRejected, SeriesSkipped
-from dicom_node.header import InstanceHeader
-from dicom_node.ledger import CompletedRevision, Ledger, OpenRevision
+from dicom_node.errors import BrokerUnavailable, LedgerGone
+from dicom_node.ledger import Ledger, OpenRevision
+from dicom_node.ledger.quiet import note_held
 from dicom_node.logs import get_logger, pseudonym
 from dicom_node.retention import Janitor
-from dicom_node.selection import (
-    Candidate,
-    FrameGeometry,
-    SelectedStack,
-    choose_series,
-    read_frames,
-    select_stack,
-)
-from dicom_node.settings import NodeSettings, Peer, SelectionSettings
+from dicom_node.selector import Selector
+from dicom_node.settings import NodeSettings, Peer
 from dicom_node.source_query import STUDY_ROOT_FIND, QueryFailed, count_instances
 from dicom_node.stopwatch import Stopwatch
 
@@ -78,7 +70,7 @@ class Reconciler:
         self._asking: dict[int, Future[int | None]] = {}
         # What was found out about revisions that wait, so that a sweep reads them once.
         self._evidence: dict[int, tuple[tuple[int, int], StackEvidence]] = {}
-        self._selected: dict[int, tuple[SelectionSettings, SelectedStack]] = {}
+        self._selector = Selector(ledger, self._watch)
         self._askers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="c-find")
         self._janitor = Janitor(ledger, self._auditor)
         self._tidier = ThreadPoolExecutor(max_workers=1, thread_name_prefix="janitor")
@@ -109,10 +101,8 @@ class Reconciler:
         for revision in receiving:
             self._judge(revision, settings)
         _forget_others(self._evidence, receiving)
-        completed = self._ledger.revisions.completed()
-        self._select(completed, settings)
-        _forget_others(self._selected, completed)
-        self._nudge()
+        self._selector.sweep(settings)
+        self._nudge(settings)
         self._tidy(settings)
 
     # -- retention --------------------------------------------------------------------------------
@@ -137,13 +127,16 @@ class Reconciler:
         for shipment_id in self._ledger.shipments.return_expired():
             _log.warning("shipment lease returned", shipment_id=shipment_id)
 
-    def _nudge(self) -> None:
+    def _nudge(self, settings: NodeSettings) -> None:
+        now = self._ledger.database.now()
+        off_peak, quiet = settings.priorities.is_off_peak(now), settings.quiet(now)
+        note_held(self._ledger.database, quiet)
         try:
-            for analysis_id in self._ledger.analyses.due(RENUDGE_AFTER_S):
+            for analysis_id in self._ledger.analyses.due(RENUDGE_AFTER_S, off_peak=off_peak):
                 crash_point("reconciler.before_nudge")
                 self._nudger.analysis(analysis_id)
                 crash_point("reconciler.after_nudge")
-            for shipment_id in self._ledger.shipments.due(RENUDGE_AFTER_S):
+            for shipment_id in self._ledger.shipments.due(RENUDGE_AFTER_S, quiet=quiet):
                 crash_point("reconciler.before_nudge")
                 self._nudger.delivery(shipment_id)
                 crash_point("reconciler.after_nudge")
@@ -244,143 +237,8 @@ class Reconciler:
         )
         return count_instances(settings, source, study_uid, series_uid)
 
-    # -- selection --------------------------------------------------------------------------------
 
-    def _select(self, revisions: list[CompletedRevision], settings: NodeSettings) -> None:
-        by_study: dict[str, list[CompletedRevision]] = {}
-        for revision in revisions:
-            by_study.setdefault(revision.study_instance_uid, []).append(revision)
-        for study_instance_uid, members in by_study.items():
-            stacks = self._stacks(members, settings)
-            if settings.selection.series_per_study == "all":
-                for revision, stack in stacks:
-                    self._analyse(revision, stack)
-            elif stacks and self._study_has_settled(study_instance_uid, members, settings):
-                self._choose(stacks)
-
-    def _stacks(
-        self, revisions: list[CompletedRevision], settings: NodeSettings
-    ) -> list[tuple[CompletedRevision, SelectedStack]]:
-        """Select the stack of each series; set those aside that have none."""
-        stacks = []
-        for revision in revisions:
-            try:
-                stacks.append((revision, self._stack(revision, settings)))
-            except OSError as error:
-                # The disk does not give an instance: the others go on, this one when it does.
-                _log.error(
-                    "series not readable now",
-                    series=pseudonym(revision.series_instance_uid),
-                    error=errno.errorcode.get(error.errno or 0, "?"),
-                )
-            except SeriesSkipped as error:
-                self._ledger.revisions.skip(revision.revision_id, error.reason)
-                _log.info(
-                    "series skipped",
-                    series=pseudonym(revision.series_instance_uid),
-                    reason=error.reason,
-                )
-            except SeriesRejected as error:
-                self._ledger.revisions.reject(revision.revision_id, error.reason)
-                _log.warning(
-                    "series rejected",
-                    series=pseudonym(revision.series_instance_uid),
-                    reason=error.reason,
-                )
-        return stacks
-
-    def _stack(self, revision: CompletedRevision, settings: NodeSettings) -> SelectedStack:
-        """Select the stack of a series; a closed revision that waits for its sisters is kept."""
-        known = self._selected.get(revision.revision_id)
-        if known is None or known[0] != settings.selection:
-            headers = self._ledger.revisions.headers(revision.revision_id)
-            self._require_all(revision, len(headers))
-            stack = select_stack(headers, settings.selection, self._frame_reader(settings))
-            known = self._selected[revision.revision_id] = (settings.selection, stack)
-        return known[1]
-
-    def _require_all(self, revision: CompletedRevision, count: int) -> None:
-        """Late slices of a series that was read long ago: the others have to come again, too."""
-        removed = self._ledger.revisions.removed(revision.revision_id)
-        if removed:
-            raise SeriesRejected(
-                f"{removed} of the {count} images of this series were removed by retention; send "
-                "the whole series again, then use 'm3lung retry'"
-            )
-
-    def _frame_reader(
-        self, settings: NodeSettings
-    ) -> Callable[[InstanceHeader], tuple[FrameGeometry, ...]]:
-        """Multi-frame instances keep their geometry in functional groups: read them when asked."""
-
-        def frames(header: InstanceHeader) -> tuple[FrameGeometry, ...]:
-            path = self._ledger.revisions.path(header.sop_instance_uid)
-            return read_frames(settings.spool_dir / path)
-
-        return frames
-
-    def _study_has_settled(
-        self, study_instance_uid: str, members: list[CompletedRevision], settings: NodeSettings
-    ) -> bool:
-        """Whether sister series had their chance: none receives, and a moment has passed."""
-        closed_at = max(member.closed_at for member in members)
-        now = self._ledger.database.now()
-        waited = self._watch.elapsed_s(("closed", study_instance_uid), closed_at, now)
-        if waited >= settings.completion.maximum_wait_s:
-            return True
-        if waited < settings.completion.study_settle_s:
-            return False
-        return not self._ledger.revisions.study_is_receiving(study_instance_uid)
-
-    def _choose(self, stacks: list[tuple[CompletedRevision, SelectedStack]]) -> None:
-        """One series per study: the best one, unless a sister was analysed before."""
-        eligible = []
-        for revision, stack in stacks:
-            sister = self._ledger.revisions.analysed_sister(
-                revision.study_instance_uid, revision.series_id
-            )
-            if sister is None:
-                eligible.append((revision, stack))
-            else:
-                self._ledger.revisions.skip(
-                    revision.revision_id,
-                    "another series of this study has been analysed already; one series per "
-                    "study is analysed",
-                )
-        if not eligible:
-            return
-        _, reasons = choose_series(
-            [Candidate(revision.series_instance_uid, stack) for revision, stack in eligible]
-        )
-        for revision, stack in eligible:
-            reason = reasons.get(revision.series_instance_uid)
-            if reason is None:
-                self._analyse(revision, stack)
-            else:
-                self._ledger.revisions.skip(revision.revision_id, reason)
-
-    def _analyse(self, revision: CompletedRevision, stack: SelectedStack) -> None:
-        analysis_id = self._ledger.revisions.select(
-            revision.revision_id,
-            {
-                "sop_instance_uids": list(stack.sop_instance_uids),
-                "frames": {uid: list(numbers) for uid, numbers in stack.frames.items()},
-                "statements": list(stack.statements),
-            },
-        )
-        if analysis_id is not None:
-            crash_point("reconciler.after_select")
-            _log.info(
-                "series selected",
-                series=pseudonym(revision.series_instance_uid),
-                analysis_id=analysis_id,
-                slices=len(stack.sop_instance_uids),
-            )
-
-
-def _forget_others(
-    memory: dict[int, Any], revisions: Sequence[OpenRevision | CompletedRevision]
-) -> None:
+def _forget_others(memory: dict[int, Any], revisions: Sequence[OpenRevision]) -> None:
     """Drop what is remembered of revisions that are not among these."""
     for revision_id in memory.keys() - {revision.revision_id for revision in revisions}:
         del memory[revision_id]

@@ -3,13 +3,45 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from dicom_node.ledger.worklist import SeriesStatus
+from dicom_node.ledger.worklist import DeliverySummary, SeriesStatus
+from dicom_node.settings import NodeSettings, Priority, QuietHours
+from dicom_node.settings.daily_hours import hours_begin
 
-__all__ = ["in_words"]
+__all__ = ["ANY_HOUR", "Hour", "in_words", "this_hour", "waits_for_quiet_hours"]
 
 
-def in_words(item: SeriesStatus) -> str:
+@dataclass(frozen=True, slots=True)
+class Hour:
+    """What the hour of the day holds back.
+
+    Attributes
+    ----------
+    quiet : mapping of destination to QuietHours
+        Where it is quiet now.
+    off_peak_from : str
+        ``HH:MM``, when off-peak series may start; empty: they may now.
+    """
+
+    quiet: Mapping[str, QuietHours] = field(default_factory=dict)
+    off_peak_from: str = ""
+
+
+ANY_HOUR = Hour()
+"""Nothing is held back."""
+
+
+def this_hour(settings: NodeSettings, now: float | None = None) -> Hour:
+    """Return what is held back now, or at `now` (seconds since the epoch, UTC)."""
+    now = time.time() if now is None else now
+    priorities = settings.priorities
+    begins = "" if priorities.is_off_peak(now) else hours_begin(priorities.off_peak_hours, now)
+    return Hour(settings.quiet(now), begins)
+
+
+def in_words(item: SeriesStatus, hour: Hour = ANY_HOUR) -> str:
     """One sentence on where a series is."""
     if item.state == "receiving":
         return f"receiving: {item.waiting_for or 'images are arriving'}"
@@ -21,25 +53,31 @@ def in_words(item: SeriesStatus) -> str:
             "superseded": "superseded by later slices",
         }
         return words[item.state]
-    return _analysis_in_words(item)
+    return _analysis_in_words(item, hour)
 
 
-def _analysis_in_words(item: SeriesStatus) -> str:
+def _analysis_in_words(item: SeriesStatus, hour: Hour) -> str:
     match item.analysis_state:
         case "waiting":
             again = f", attempt {item.attempts + 1}" if item.attempts else ""
-            return f"queued at position {item.queue_position}{again}"
+            return f"queued at position {item.queue_position}{_class_in_words(item, hour)}{again}"
         case "running":
             done = f" {item.done} of {item.total}" if item.total else ""
             return f"analysing: {item.stage}{done}"
         case "done":
-            return _deliveries_in_words(item)
+            return _deliveries_in_words(item, hour)
         case "skipped":
             return f"not analysed: {item.reason}"
         case "rejected":
             return f"cannot be analysed: {item.reason}"
         case _:
             return f"{item.analysis_state}: {item.reason}"
+
+
+def _class_in_words(item: SeriesStatus, hour: Hour) -> str:
+    if item.priority == Priority.OFF_PEAK:
+        return f", off-peak from {hour.off_peak_from}" if hour.off_peak_from else ", off-peak"
+    return ", urgent" if item.priority == Priority.URGENT else ""
 
 
 _SENT = ("sent", "commit_requested", "committed", "verified", "commit_failed")
@@ -51,7 +89,17 @@ _PROOF = {
 }
 
 
-def _deliveries_in_words(item: SeriesStatus) -> str:
+def waits_for_quiet_hours(item: SeriesStatus, delivery: DeliverySummary, hour: Hour) -> str:
+    """Return in words for which quiet hours a delivery waits, empty if for none."""
+    quiet = hour.quiet.get(delivery.destination)
+    if not delivery.states.get("waiting") or quiet is None or not quiet.hold(item.priority):
+        return ""
+    return f"waits for the end of the quiet hours of {delivery.destination}, {quiet.until}"
+
+
+def _deliveries_in_words(item: SeriesStatus, hour: Hour) -> str:
+    if item.shadow:
+        return "analysed in shadow; nothing is delivered"
     if not item.deliveries:
         return "analysed; no destination is configured"
     parts = []
@@ -66,7 +114,9 @@ def _deliveries_in_words(item: SeriesStatus) -> str:
         )
         if (sent < total or "commit_failed" in delivery.states) and delivery.last_error:
             words += f" ({delivery.last_error})"
-        if sent < total and delivery.next_attempt_at is not None:
+        if held := waits_for_quiet_hours(item, delivery, hour):
+            words += f", {held}"
+        elif sent < total and delivery.next_attempt_at is not None:
             wait = max(0.0, delivery.next_attempt_at - time.time())
             words += f", next attempt in {wait:.0f} s"
         parts.append(words)

@@ -14,6 +14,7 @@ from dicom_node.cli import (
     ablate,
     analyze,
     audit,
+    backup,
     bundle,
     certs,
     check,
@@ -26,6 +27,7 @@ from dicom_node.cli import (
     notify,
     peers,
     phantom,
+    rules,
     run,
     serve,
     simulate_pacs,
@@ -71,10 +73,22 @@ def _root(
     """Hold the options of the bare command."""
 
 
-for verbs in (serve, run, metrics, analyze, demo, worklist, check, simulate_pacs, support_bundle):
+for verbs in (
+    serve,
+    run,
+    metrics,
+    analyze,
+    demo,
+    worklist,
+    check,
+    simulate_pacs,
+    support_bundle,
+    backup,
+):
     verbs.register(app)
 app.command(rich_help_panel="Administration")(echo.echo)
 app.add_typer(peers.app, name="peers")
+app.add_typer(rules.app, name="rules")
 app.add_typer(bundle.app, name="bundle")
 TRAINING = "Train"
 for group, name in ((phantom.app, "phantom"), (cohort.app, "cohort"), (train.app, "train")):

@@ -26,8 +26,9 @@ from dicom_node.errors import ConfigurationError
 from dicom_node.ledger import Ledger, open_ledger
 from dicom_node.ledger.worklist import SeriesStatus
 from dicom_node.retention import purge as remove
+from dicom_node.settings import DEFAULT_RULE
 from dicom_node.spool import Spool
-from dicom_node.status_words import in_words
+from dicom_node.status_words import Hour, in_words, this_hour
 
 __all__ = ["register"]
 
@@ -53,15 +54,12 @@ def status(
     with _ledger(config) as ledger:
         found = ledger.worklist.find(accession=accession, patient_id=patient, uid=uid, limit=limit)
         counts = ledger.worklist.counts()
+    hour = this_hour(settings_source(config)())
     if json:
-        print_json(
-            {
-                "counts": dataclasses.asdict(counts),
-                "series": [{**dataclasses.asdict(item), "words": in_words(item)} for item in found],
-            }
-        )
+        series = [{**dataclasses.asdict(item), "words": in_words(item, hour)} for item in found]
+        print_json({"counts": dataclasses.asdict(counts), "series": series})
     elif found:
-        out.print(_table(found))
+        out.print(_table(found, hour))
     else:
         out.print("No such series has arrived here." if accession or patient or uid else
                   "No series has arrived yet.")  # fmt: skip
@@ -153,13 +151,15 @@ def purge(
         )
 
 
-def _table(found: list[SeriesStatus]) -> Table:
+def _table(found: list[SeriesStatus], hour: Hour) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("last image", "accession", "series", "images", "state", "predicted"):
         table.add_column(heading, overflow="fold")
     for item in found:
         images = f"{item.received}" + (f"/{item.expected}" if item.expected else "")
-        words = in_words(item)
+        words = in_words(item, hour)
+        if item.rule not in ("", DEFAULT_RULE.name) and item.state == "selected":
+            words += f"\n(rule {item.rule})"
         if item.closing_reason and item.state == "selected":
             words += f"\n(complete because {ClosingReason(item.closing_reason).text})"
         table.add_row(

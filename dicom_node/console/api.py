@@ -25,7 +25,8 @@ from dicom_node.ledger.series_record import (
 )
 from dicom_node.ledger.signs_of_life import SignsOfLife
 from dicom_node.ledger.worklist import DeliverySummary, NodeCounts
-from dicom_node.status_words import in_words
+from dicom_node.settings import Priority
+from dicom_node.status_words import Hour, in_words, this_hour
 
 __all__ = ["router"]
 
@@ -65,6 +66,9 @@ class SeriesItem(_Answer):
     done: int
     total: int
     queue_position: int | None
+    rule: str = Field(description="The rule that decided; empty where none did yet.")
+    priority: Priority
+    shadow: bool = Field(description="Nothing of it is delivered.")
     started_at: float | None
     finished_at: float | None
     result: dict[str, Any] | None = Field(description="result.json without slices and objects.")
@@ -128,7 +132,7 @@ def worklist(
     page = console_of(request).listing.page(
         stage=stage, within_s=within_s, cursor=_cursor(at), limit=limit
     )
-    return _page(page)
+    return _page(request, page)
 
 
 @router.post("/worklist/search")
@@ -140,7 +144,7 @@ def search(request: Request, question: Search) -> SeriesPage:
         cursor=_cursor(question.at),
         limit=question.limit,
     )
-    return _page(page)
+    return _page(request, page)
 
 
 @router.get("/series/{series_id}")
@@ -150,7 +154,7 @@ def series(request: Request, series_id: int) -> SeriesDetail:
     if record is None:
         raise HTTPException(404, "there is no such series")
     return SeriesDetail(
-        series=_item(record.row),
+        series=_item(record.row, _hour(request)),
         revisions=list(record.revisions),
         objects=list(record.objects),
         deliveries=list(record.deliveries),
@@ -182,15 +186,20 @@ def _cursor(text: str | None) -> Cursor | None:
     return cursor
 
 
-def _page(page: Page) -> SeriesPage:
+def _hour(request: Request) -> Hour:
+    return this_hour(console_of(request).settings())
+
+
+def _page(request: Request, page: Page) -> SeriesPage:
+    hour = _hour(request)
     return SeriesPage(
-        items=[_item(row) for row in page.rows],
+        items=[_item(row, hour) for row in page.rows],
         older=str(page.older) if page.older else None,
         newer=str(page.newer) if page.newer else None,
     )
 
 
-def _item(row: WorklistRow) -> SeriesItem:
+def _item(row: WorklistRow, hour: Hour) -> SeriesItem:
     status = row.status
     same = {
         name: getattr(status, name)
@@ -202,7 +211,7 @@ def _item(row: WorklistRow) -> SeriesItem:
         **same,
         patient_id=row.patient_id,
         stage=row.stage,
-        words=in_words(status),
+        words=in_words(status, hour),
         analysis_stage=status.stage,
         started_at=row.started_at,
         deliveries=list(status.deliveries),

@@ -31,6 +31,7 @@ from dicom_node.ledger.changes import Changes
 from dicom_node.ledger.console_users import ConsoleUsers
 from dicom_node.ledger.listing import Listing
 from dicom_node.settings import SettingsSource
+from dicom_node.status_words import in_words, this_hour
 
 __all__ = ["make_app"]
 
@@ -47,6 +48,7 @@ def make_app(source: SettingsSource, ledger: Ledger, auditor: Auditor | None = N
     settings = source()
     base = settings.console.base_path
     templates = make_templates(base)
+    templates.filters["in_words"] = lambda item: in_words(item, this_hour(source()))
     listing = Listing(ledger.database)
     console = Console(
         settings=source,

@@ -55,7 +55,7 @@ def make_templates(base: str) -> Environment:
         duration=duration,
         bytes=size,
         markdown=markdown,
-        in_words=in_words,
+        in_words=in_words,  # with the hour of the day: see `app`
         predicted=predicted,
         stage_words=stage_words,
         state_words=state_words,

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from dicom_node.completion import ClosingReason
 from dicom_node.ledger.series_record import DeliveryRecord, SeriesRecord
 from dicom_node.ledger.states import DeliveryState
-from dicom_node.status_words import in_words
+from dicom_node.settings import Priority
+from dicom_node.status_words import ANY_HOUR, Hour, in_words, waits_for_quiet_hours
 
 __all__ = ["Step", "timeline"]
 
@@ -40,9 +41,9 @@ class Step:
     took_s: float | None = None
 
 
-def timeline(record: SeriesRecord) -> list[Step]:
+def timeline(record: SeriesRecord, hour: Hour = ANY_HOUR) -> list[Step]:
     """Return the steps of the newest revision, the first image first."""
-    steps = list(_steps(record))
+    steps = list(_steps(record, hour))
     before: float | None = None
     timed = []
     for step in steps:
@@ -52,7 +53,7 @@ def timeline(record: SeriesRecord) -> list[Step]:
     return timed
 
 
-def _steps(record: SeriesRecord) -> Iterator[Step]:
+def _steps(record: SeriesRecord, hour: Hour) -> Iterator[Step]:
     status, revision = record.row.status, record.newest
     source = status.source_ae or "an unknown sender"
     yield Step("First image", status.first_arrival_at, f"from {source}")
@@ -73,17 +74,17 @@ def _steps(record: SeriesRecord) -> Iterator[Step]:
         f"because {reason.text}" if reason else "",
         "good" if reason and reason.is_confirmed else "wait",
     )
-    yield from _analysis(record)
+    yield from _analysis(record, hour)
     deliveries: list[list[Step]] = []
     for destination in dict.fromkeys(item.destination for item in record.deliveries):
         mine = [item for item in record.deliveries if item.destination == destination]
-        deliveries.append(list(_delivery(destination, mine)))
+        deliveries.append(list(_delivery(destination, mine, _held(record, destination, hour))))
     # In the order they happened; what has not, comes last.
     for steps in sorted(deliveries, key=lambda steps: steps[0].at or float("inf")):
         yield from steps
 
 
-def _analysis(record: SeriesRecord) -> Iterator[Step]:
+def _analysis(record: SeriesRecord, hour: Hour) -> Iterator[Step]:
     status, revision = record.row.status, record.newest
     if revision.analysis_id is None:
         tone = {"skipped": "quiet", "rejected": "bad"}.get(revision.state, "wait")
@@ -94,16 +95,18 @@ def _analysis(record: SeriesRecord) -> Iterator[Step]:
         )
         yield Step(title, at, status.reason, tone)
         return
-    yield Step("Chosen", revision.queued_at, "for analysis")
+    yield Step("Chosen", revision.queued_at, _how(record))
     attempt = f"attempt {revision.attempts}" if revision.attempts > 1 else ""
     if revision.started_at is not None:
         yield Step("Analysis began", revision.started_at, attempt)
     match revision.analysis_state:
         case "done":
             yield Step("Analysed", revision.finished_at)
+            if status.shadow:
+                yield Step("In shadow", None, "nothing is delivered", "quiet")
         case "waiting" | "running":
             tone = "wait" if revision.analysis_state == "waiting" else "busy"
-            yield Step(in_words(status).capitalize(), None, status.reason, tone)
+            yield Step(in_words(status, hour).capitalize(), None, status.reason, tone)
         case "skipped":
             yield Step("Not analysed", revision.finished_at, status.reason, "quiet")
         case _:
@@ -111,16 +114,38 @@ def _analysis(record: SeriesRecord) -> Iterator[Step]:
             yield Step(words, revision.finished_at, status.reason, "bad")
 
 
-def _delivery(destination: str, deliveries: list[DeliveryRecord]) -> Iterator[Step]:
+def _how(record: SeriesRecord) -> str:
+    status = record.row.status
+    words = "for analysis"
+    if status.priority != Priority.NORMAL:
+        words += f", {status.priority.replace('_', '-')}"
+    return words + (f"; rule {status.rule}" if status.rule else "")
+
+
+def _held(record: SeriesRecord, destination: str, hour: Hour) -> str:
+    """Return in words for which quiet hours a destination's results wait."""
+    status = record.row.status
+    return next(
+        (
+            waits_for_quiet_hours(status, delivery, hour)
+            for delivery in status.deliveries
+            if delivery.destination == destination
+        ),
+        "",
+    )
+
+
+def _delivery(destination: str, deliveries: list[DeliveryRecord], held: str) -> Iterator[Step]:
     total = len(deliveries)
     sent = [item.sent_at for item in deliveries if item.sent_at is not None]
-    held = sum(item.state in _HELD for item in deliveries)
+    sent_already = sum(item.state in _HELD for item in deliveries)
     errors = [item.error for item in deliveries if item.error]
-    if held < total:
+    if sent_already < total:
         ended = all(item.state != DeliveryState.WAITING for item in deliveries)
-        words = f"{held} of {total} objects" + (f"; {errors[0]}" if errors else "")
+        words = f"{sent_already} of {total} objects" + (f"; {errors[0]}" if errors else "")
+        words += f"; {held}" if held else ""
         title = f"Delivery to {destination} failed" if ended else f"Delivering to {destination}"
-        yield Step(title, None, words, "bad" if ended else "busy")
+        yield Step(title, None, words, "bad" if ended else "wait" if held else "busy")
         return
     yield Step(f"Delivered to {destination}", max(sent, default=None), f"{total} objects")
     committed = [item.committed_at for item in deliveries if item.committed_at is not None]

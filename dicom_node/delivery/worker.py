@@ -15,11 +15,12 @@ from dicom_node.delivery.breaker import (
     after_success,
     permission,
 )
-from dicom_node.delivery.connection_test import StepResult, echo
+from dicom_node.delivery.connection_test import StepResult, probe
 from dicom_node.delivery.proving import proof_in_s, prove
 from dicom_node.delivery.retry import backoff_s
 from dicom_node.delivery.scu import Outcome, sender_of
 from dicom_node.delivery.shipping import Candidate, PendingDelivery, Shipped, ship
+from dicom_node.delivery.stow_shipping import ship_by_stow
 from dicom_node.errors import ConfigurationError, LeaseLost
 from dicom_node.ledger import Ledger, ShipmentClaim, Tally
 from dicom_node.ledger.leases import this_owner
@@ -63,7 +64,10 @@ class DeliveryWorker:
     def run(self, shipment_id: int) -> None:
         """Send what the destination does not hold yet; a second nudge does nothing."""
         settings = self._settings()
-        claim = self._ledger.shipments.claim(shipment_id, self._owner, settings.delivery.lease_s)
+        quiet = settings.quiet(self._ledger.database.now())
+        claim = self._ledger.shipments.claim(
+            shipment_id, self._owner, settings.delivery.lease_s, quiet=quiet
+        )
         if claim is None:
             return
         log = _log.bind(shipment_id=shipment_id, destination=claim.destination)
@@ -109,8 +113,8 @@ class DeliveryWorker:
             self._ledger.database.now() - claim.created_at >= settings.delivery.give_up_after_s
         )
 
-        def choose(delivery_id: int, object_id: int) -> None:
-            self._ledger.shipments.choose(claim, delivery_id, object_id)
+        def choose(delivery_id: int, object_id: int, instead_of: int | None = None) -> None:
+            self._ledger.shipments.choose(claim, delivery_id, object_id, instead_of)
 
         sop_classes = {
             option.object_id: option.sop_class_uid
@@ -158,6 +162,8 @@ class DeliveryWorker:
             for item in claim.pending
         ]
         try:
+            if peer.stow_url:
+                return ship_by_stow(pending, peer, settings, choose=choose, record=record)
             return ship(pending, peer, sender_of(settings, peer), choose=choose, record=record)
         finally:
             self._audit(claim, peer, sent, failed=len(recorded) - sent.total())
@@ -167,14 +173,15 @@ class DeliveryWorker:
             return  # nothing left the node
         transfer = Transfer(*self._ledger.shipments.subject(claim.shipment_id), sop_classes=sent)
         words = f"{failed} objects were not accepted" if failed else ""
+        address = peer.stow_host or peer.host
         self._auditor.sent(
-            transfer, ae_title=peer.ae_title, address=peer.host, failed=failed > 0, words=words
+            transfer, ae_title=peer.ae_title, address=address, failed=failed > 0, words=words
         )
 
     # -- the destination's breaker ----------------------------------------------------------------
 
     def _may_send(self, claim: ShipmentClaim, peer: Peer, settings: NodeSettings) -> bool:
-        """Ask the breaker; probe with C-ECHO where it says so. False: the shipment waits."""
+        """Ask the breaker; probe the destination where it says so. False: the shipment waits."""
         delivery = settings.delivery
         now = self._ledger.database.now()
         row = self._ledger.shipments.breaker(peer.name)
@@ -188,10 +195,10 @@ class DeliveryWorker:
             )
             return False
         self._write_breaker(peer, breaker, row.last_error if row else "")
-        probe = echo(settings, peer)
-        if probe.result is not StepResult.OK:
-            self._keep_breaker(peer, settings, probe.words)
-            self._wait(claim, settings, probe.words)
+        step = probe(settings, peer)
+        if step.result is not StepResult.OK:
+            self._keep_breaker(peer, settings, step.words)
+            self._wait(claim, settings, step.words)
             return False
         self._keep_breaker(peer, settings, "")
         return True

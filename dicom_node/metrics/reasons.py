@@ -12,6 +12,7 @@ __all__ = ["REASONS", "reason_word"]
 
 # The first that occurs in the sentence counts.
 REASONS: Mapping[str, str] = {
+    "(rule ": "by_rule",  # its own words may be any
     "were made by this node": "own_output",
     "removed by retention": "removed_by_retention",
     "another series of this study has been analysed": "sister_read",

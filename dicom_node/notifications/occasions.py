@@ -49,12 +49,11 @@ def _judge(
 
 def _positive(row: JournalRow, ledger: Ledger, settings: NodeSettings) -> dict[str, Any] | None:
     """Return what was found if it counts as positive; an untrained model finds nothing."""
-    rules = settings.notifications
+    rules, a = settings.notifications, tables.analyses.c
     with ledger.database.read() as connection:
         result: Mapping[str, Any] | None = connection.scalar(
-            sa.select(tables.analyses.c.result).where(
-                tables.analyses.c.id == row.detail.get("analysis_id")
-            )
+            # Nobody is told of a shadow.
+            sa.select(a.result).where(a.id == row.detail.get("analysis_id"), a.shadow.is_(False))
         )
     patient = (result or {}).get("patient") or {}
     training = str(((result or {}).get("model") or {}).get("training", "untrained"))

@@ -175,6 +175,10 @@ class ResultDocument(_Part):
     started_at: datetime | None = None
     software_version: str
     banner: str | None = None
+    rule: str | None = Field(
+        default=None, description="The rule that decided; null outside of a node."
+    )
+    shadow: bool = Field(default=False, description="True: nothing of it is delivered.")
     patient: Patient | None = None
     nonparametric: Nonparametric | None = None
     lesion: Lesion | None = None

@@ -7,6 +7,7 @@ worker. Why something is not analysed is one sentence that a radiologist underst
 from __future__ import annotations
 
 from dicom_node.selection.frames import FrameGeometry, FrameReader, read_frames
+from dicom_node.selection.rules import Judgement, Miss, judge_by_rules
 from dicom_node.selection.series_choice import (
     Candidate,
     KernelClass,
@@ -19,10 +20,13 @@ __all__ = [
     "Candidate",
     "FrameGeometry",
     "FrameReader",
+    "Judgement",
     "KernelClass",
     "LeftOut",
+    "Miss",
     "SelectedStack",
     "choose_series",
+    "judge_by_rules",
     "kernel_class",
     "read_frames",
     "select_stack",

@@ -13,7 +13,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-__all__ = ["DailyHours", "hours_end", "leaves_no_time"]
+__all__ = ["DailyHours", "hours_begin", "hours_end", "leaves_no_time"]
 
 _SPAN = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-(?:([01]\d|2[0-3]):([0-5]\d)|(24):(00))")
 _DAY = 24 * 60
@@ -53,6 +53,22 @@ def hours_end(hours: Sequence[str], now: float) -> str:
         # The one that lasts longest from here on.
         end = minute = max(following, key=lambda at: (at - minute - 1) % _DAY) % _DAY
     return "" if end is None else f"{end // 60:02d}:{end % 60:02d}"
+
+
+def hours_begin(hours: Sequence[str], now: float) -> str:
+    """Return when the next of `hours` begin, as ``HH:MM``; empty where there are none.
+
+    Parameters
+    ----------
+    now : float
+        Seconds since the epoch, UTC.
+    """
+    if not hours:
+        return ""
+    there = datetime.fromtimestamp(now).astimezone()
+    minute = there.hour * 60 + there.minute
+    begin = min((_minutes(span)[0] for span in hours), key=lambda at: (at - minute - 1) % _DAY)
+    return f"{begin // 60:02d}:{begin % 60:02d}"
 
 
 def leaves_no_time(hours: Sequence[str]) -> bool:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from dicom_node.settings.daily_hours import DailyHours
+from dicom_node.settings.daily_hours import DailyHours, hours_end
 from dicom_node.settings.sections import Seconds, Section
 
 __all__ = ["DEFAULT_RULE", "GLOBS", "RANGES", "Priority", "PrioritySettings", "Rule"]
@@ -29,6 +29,16 @@ class PrioritySettings(Section):
     urgent_ahead_s: Annotated[float, Field(ge=0)] = 14400.0  # urgent ones pass what waits shorter
     off_peak_behind_s: Seconds = 43200.0  # off-peak ones are passed so long, then start at any hour
     off_peak_hours: tuple[DailyHours, ...] = ()  # when they may start, local time; empty: any hour
+
+    def is_off_peak(self, now: float) -> bool:
+        """Whether off-peak series may start, `now` in seconds since the epoch."""
+        return not self.off_peak_hours or bool(hours_end(self.off_peak_hours, now))
+
+    def behind_s(self, priority: Priority) -> float:
+        """Return how much later than it is a series counts as queued; less than 0: ahead."""
+        if priority is Priority.URGENT:
+            return -self.urgent_ahead_s
+        return self.off_peak_behind_s if priority is Priority.OFF_PEAK else 0.0
 
 
 def _glob(text: str) -> str:

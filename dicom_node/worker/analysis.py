@@ -15,7 +15,7 @@ from dicom_node.completion import ClosingReason
 from dicom_node.crashpoints import crash_point
 from dicom_node.domain import ObjectKind
 from dicom_node.errors import LeaseLost, SeriesRejected
-from dicom_node.ledger import AnalysisClaim, Ledger, NewObject
+from dicom_node.ledger import AnalysisClaim, Ledger, NewObject, Plan
 from dicom_node.ledger.leases import this_owner
 from dicom_node.ledger.states import AnalysisEvent
 from dicom_node.logs import get_logger, pseudonym
@@ -61,12 +61,21 @@ class AnalysisWorker:
         self._pixels = pixels
         self._owner = this_owner()
 
-    def run(self, analysis_id: int) -> None:
-        """Do the analysis if it still waits; a second nudge for the same one does nothing."""
+    def run(self, _analysis_id: int) -> None:
+        """Do the analysis that stands first in the queue, if any waits.
+
+        A nudge says that there is work. It need not be the one that was nudged: something urgent
+        may have come since, and takes its turn with the nudge of the other.
+        """
         settings = self._settings()
-        claim = self._ledger.analyses.claim(analysis_id, self._owner, settings.analysis.lease_s)
+        claim = self._ledger.analyses.claim_next(
+            self._owner,
+            settings.analysis.lease_s,
+            off_peak=settings.priorities.is_off_peak(self._ledger.database.now()),
+        )
         if claim is None:
             return
+        analysis_id = claim.analysis_id
         crash_point("worker.after_claim")
         log = _log.bind(
             analysis_id=analysis_id,
@@ -121,15 +130,16 @@ class AnalysisWorker:
             reading.findings, reading.source, context, reading.objects,
             banner=settings.results.banner,
         )  # fmt: skip
+        document = document.model_copy(
+            update={"rule": claim.plan.rule or None, "shadow": claim.plan.shadow}
+        )
         write_document(document, out_dir / "result.json")
         crash_point("worker.before_commit")
         self._ledger.analyses.finish(
             claim,
             result=_summary(document),
             objects=_new_objects(reading, out_dir.relative_to(settings.results_dir)),
-            destinations={
-                peer.name: list(peer.outputs) for peer in settings.peers if peer.is_destination
-            },
+            destinations=_destinations(claim.plan, settings),
         )
 
     def _context(self, claim: AnalysisClaim, settings: NodeSettings) -> ResultContext:
@@ -161,6 +171,17 @@ class AnalysisWorker:
                 written_at, last_stage = now, stage
 
         return progress
+
+
+def _destinations(plan: Plan, settings: NodeSettings) -> dict[str, list[ObjectKind]]:
+    """Return who gets what of a reading: of a shadow nobody gets anything."""
+    if plan.shadow:
+        return {}
+    return {
+        peer.name: list(peer.outputs)
+        for peer in settings.peers
+        if peer.is_destination and (not plan.destinations or peer.name in plan.destinations)
+    }
 
 
 def configuration_digest(settings: NodeSettings) -> str:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PLACES = {
     "dicom_node/selection/stack.py": {"SeriesSkipped", "SeriesRejected"},
     "dicom_node/selection/suitability.py": {"Unsuitable"},
-    "dicom_node/reconciler.py": {"SeriesRejected", "skip"},
+    "dicom_node/selector.py": {"SeriesRejected", "SeriesSkipped", "skip"},
 }
 
 

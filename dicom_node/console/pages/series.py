@@ -28,6 +28,7 @@ from dicom_node.ledger.series_record import (
     read_series,
 )
 from dicom_node.ledger.states import DeliveryState
+from dicom_node.status_words import this_hour
 from inference.domain import DiseaseClass
 
 __all__ = ["PAGE", "record_of"]
@@ -129,7 +130,7 @@ def _values(request: Request, record: SeriesRecord) -> dict[str, Any]:
         "record": record,
         "row": record.row,
         "status": record.row.status,
-        "steps": timeline(record),
+        "steps": timeline(record, this_hour(settings)),
         "result": whole(record.row.status.result),
         "classes": list(DiseaseClass),
         "plot": plot(document["slices"]) if document and document.get("slices") else None,

@@ -9,7 +9,18 @@ unless the settings ask for the standard's own identifiers; a name is in neither
 from __future__ import annotations
 
 from dicom_node.audit.auditor import Auditor, Transfer
+from dicom_node.audit.newest_first import Filter, Leaf, leaf
 from dicom_node.audit.trail import AuditTrail
 from dicom_node.audit.verification import Verdict, records, verify
 
-__all__ = ["AuditTrail", "Auditor", "Transfer", "Verdict", "records", "verify"]
+__all__ = [
+    "AuditTrail",
+    "Auditor",
+    "Filter",
+    "Leaf",
+    "Transfer",
+    "Verdict",
+    "leaf",
+    "records",
+    "verify",
+]

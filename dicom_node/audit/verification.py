@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from typing import Any
 from dicom_node.audit.trail import AuditTrail, Head, audit_files, line_hash
 
 __all__ = ["Verdict", "records", "verify"]
+
+_TOLD_EVERY = 1000  # records
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,11 @@ def records(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def verify(
-    trail: AuditTrail, *, known: tuple[int, str] | None = None, latest_only: bool = False
+    trail: AuditTrail,
+    *,
+    known: tuple[int, str] | None = None,
+    latest_only: bool = False,
+    looked: Callable[[int], None] | None = None,
 ) -> Verdict:
     """Check the chain of `trail` and name the first record that breaks it.
 
@@ -71,6 +77,8 @@ def verify(
         Number and hash of a record, as noted outside of this machine: it has to be among them.
     latest_only : bool
         Only the newest file, for who looks often: that the end is where it should be.
+    looked : callable, optional
+        Told now and then how many records held so far; what it raises ends the walk.
     """
     with trail.locked():  # briefly: those who append go on while the files are read
         head = trail.read_head()
@@ -82,7 +90,7 @@ def verify(
     if latest_only and len(files) > 1:
         files = files[-1:]
         head = _begin_at(files[0][0], head)
-    return _Walk(head, known).through(files)
+    return _Walk(head, known, looked).through(files)
 
 
 def _begin_at(path: Path, head: Head) -> Head:
@@ -96,7 +104,13 @@ def _begin_at(path: Path, head: Head) -> Head:
 
 
 class _Walk:
-    def __init__(self, head: Head, known: tuple[int, str] | None) -> None:
+    def __init__(
+        self,
+        head: Head,
+        known: tuple[int, str] | None,
+        looked: Callable[[int], None] | None,
+    ) -> None:
+        self._looked = looked
         self._head = head
         self._known = known
         self._seq = head.base_seq - 1
@@ -108,6 +122,8 @@ class _Walk:
             broken = self._look(line)
             if broken is not None:
                 return self._verdict(broken, line.place)
+            if self._looked is not None and self._count % _TOLD_EVERY == 0:
+                self._looked(self._count)
         return self._at_the_end()
 
     def _look(self, line: _Line) -> str | None:

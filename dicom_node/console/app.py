@@ -17,7 +17,7 @@ from starlette.types import Scope
 from dicom_node import __version__
 from dicom_node.audit import Auditor
 from dicom_node.console import api
-from dicom_node.console.access import VIEWER, Forbidden, NotLoggedIn, require_own_form
+from dicom_node.console.access import ADMIN, VIEWER, Forbidden, NotLoggedIn, require_own_form
 from dicom_node.console.armour import Armour
 from dicom_node.console.context import Console, console_of
 from dicom_node.console.live import Live
@@ -25,6 +25,8 @@ from dicom_node.console.registry import discover
 from dicom_node.console.rendering import STATIC, is_fragment, make_templates, render
 from dicom_node.console.throttle import LoginThrottle
 from dicom_node.console.thumbnails import Thumbnails
+from dicom_node.console.trail_check import TrailCheck
+from dicom_node.console.trials import Trials
 from dicom_node.errors import ConfigurationError, LedgerError
 from dicom_node.ledger import Ledger
 from dicom_node.ledger.changes import Changes
@@ -50,12 +52,13 @@ def make_app(source: SettingsSource, ledger: Ledger, auditor: Auditor | None = N
     templates = make_templates(base)
     templates.filters["in_words"] = lambda item: in_words(item, this_hour(source()))
     listing = Listing(ledger.database)
+    auditor = auditor or Auditor(settings, "console")
     console = Console(
         settings=source,
         ledger=ledger,
         users=ConsoleUsers(ledger.database),
         listing=listing,
-        auditor=auditor or Auditor(settings, "console"),
+        auditor=auditor,
         templates=templates,
         pages=discover(),
         live=Live(
@@ -65,6 +68,8 @@ def make_app(source: SettingsSource, ledger: Ledger, auditor: Auditor | None = N
         ),
         throttle=LoginThrottle(),
         thumbnails=Thumbnails(settings.root / "console" / "thumbnails"),
+        trials=Trials(),
+        trail_check=TrailCheck(auditor.trail),
     )
 
     @asynccontextmanager
@@ -87,7 +92,7 @@ def make_app(source: SettingsSource, ledger: Ledger, auditor: Auditor | None = N
         app.include_router(
             page.router,
             prefix=base,
-            dependencies=[] if page.public else [VIEWER],
+            dependencies=[] if page.public else [ADMIN if page.admin else VIEWER],
             include_in_schema=False,
         )
     app.include_router(api.router, prefix=base)

@@ -13,6 +13,8 @@ from dicom_node.console.live import Live
 from dicom_node.console.registry import Page
 from dicom_node.console.throttle import LoginThrottle
 from dicom_node.console.thumbnails import Thumbnails
+from dicom_node.console.trail_check import TrailCheck
+from dicom_node.console.trials import Trials
 from dicom_node.ledger import Ledger
 from dicom_node.ledger.console_users import ConsoleUsers
 from dicom_node.ledger.listing import Listing
@@ -43,6 +45,8 @@ class Console:
     live: Live
     throttle: LoginThrottle
     thumbnails: Thumbnails
+    trials: Trials
+    trail_check: TrailCheck
 
     @property
     def base(self) -> str:

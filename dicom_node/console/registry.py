@@ -28,6 +28,8 @@ class Page:
         Of the navigation.
     public : bool
         Whether nobody need be logged in.
+    admin : bool
+        Whether it is for administrators only, to look at as well.
     """
 
     router: APIRouter
@@ -35,6 +37,7 @@ class Page:
     path: str = ""
     order: int = 100
     public: bool = False
+    admin: bool = False
 
 
 def discover() -> tuple[Page, ...]:

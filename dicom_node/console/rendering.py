@@ -74,13 +74,15 @@ def render(
     said = unquote(request.cookies.get(_SAID, ""))
     theme = request.cookies.get("m3lung_theme", "")
     settings = console.settings()
+    is_admin = visitor is not None and visitor.is_admin
+    shown = [page for page in console.pages if page.title and (is_admin or not page.admin)]
     text = console.templates.get_template(template).render(
         visitor=visitor,
-        is_admin=visitor is not None and visitor.is_admin,
+        is_admin=is_admin,
         csrf=token,
         csrf_field=Markup('<input type="hidden" name="csrf" value="{}">').format(token),
         path=request.url.path.removeprefix(console.base) or "/",
-        pages=[page for page in console.pages if page.title] if visitor else [],
+        pages=shown if visitor else [],
         theme=theme if theme in _THEMES else "",
         said=said,
         ae_title=settings.ae_title,

@@ -2,106 +2,84 @@
 
 from __future__ import annotations
 
-import enum
 import socket
 import ssl
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from functools import partial
 
 from pydicom.uid import (
     UID,
-    Comprehensive3DSRStorage,
-    ComprehensiveSRStorage,
-    EnhancedSRStorage,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
-    KeyObjectSelectionDocumentStorage,
-    SecondaryCaptureImageStorage,
-    SegmentationStorage,
 )
 from pynetdicom.sop_class import Verification
 
 from dicom_node.delivery.commitment import COMMITMENT_CONTEXTS
-from dicom_node.delivery.presentation import transfer_syntaxes
+from dicom_node.delivery.presentation import SOP_CLASSES, transfer_syntaxes
 from dicom_node.delivery.scu import sender_of
-from dicom_node.delivery.upper_layer import Association, Context, connect
+from dicom_node.delivery.steps import Step, StepResult, is_healthy
+from dicom_node.delivery.upper_layer import Association, Context, Sender, connect
+from dicom_node.delivery.web_steps import ask_by_web, check_stow
 from dicom_node.domain import ObjectKind
 from dicom_node.errors import DeliveryError
 from dicom_node.settings import NodeSettings, Peer
 from dicom_node.source_query import QueryFailed, count_instances
-from dicom_node.tls import tls_failure
+from dicom_node.tls import tls_failure, web_client_context
 
-__all__ = ["SOP_CLASSES", "Step", "StepResult", "check_peer", "echo", "is_healthy"]
+__all__ = [
+    "SOP_CLASSES",
+    "Step",
+    "StepResult",
+    "check_peer",
+    "echo",
+    "is_healthy",
+    "probe",
+    "steps_of",
+]
 
 _VERIFICATION: Context = (str(Verification), str(ImplicitVRLittleEndian))
 
-# What each output is sent as, the preferred SOP class first.
-SOP_CLASSES: Mapping[ObjectKind, tuple[str, ...]] = {
-    ObjectKind.REPORT: (
-        str(Comprehensive3DSRStorage),
-        str(ComprehensiveSRStorage),
-        str(EnhancedSRStorage),
-    ),
-    ObjectKind.OVERLAY: (str(SecondaryCaptureImageStorage),),
-    ObjectKind.SUMMARY: (str(SecondaryCaptureImageStorage),),
-    ObjectKind.SEGMENTATION: (str(SegmentationStorage),),
-    ObjectKind.KEY_OBJECTS: (str(KeyObjectSelectionDocumentStorage),),
-}
 _ALERT_S = 0.5  # for a peer that does not accept our certificate to say so
 _HUNG_UP = ("closed the connection", "connection lost")
 # No series has this UID: the question is whether it is answered at all.
 _NO_SUCH_UID = "2.25.0"
 
 
-class StepResult(enum.StrEnum):
-    """How one step of the test went."""
-
-    OK = "ok"
-    FAILED = "failed"
-    SKIPPED = "skipped"
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One step of a connection test.
-
-    Attributes
-    ----------
-    name : str
-        "name resolution", "TCP", "TLS", "association", "C-ECHO", an ObjectKind, or "C-FIND".
-    words : str
-        What was found, and what an administrator has to do about it.
-    """
-
-    name: str
-    result: StepResult
-    words: str
-
-
-def is_healthy(steps: list[Step]) -> bool:
-    """Whether nothing failed."""
-    return all(step.result is not StepResult.FAILED for step in steps)
-
-
 def check_peer(settings: NodeSettings, peer: Peer) -> list[Step]:
     """Try `peer` step by step, storing nothing there.
 
-    Steps behind a failed one are reported as skipped. Takes at most a connect timeout and a few
-    response timeouts of ``settings.delivery``.
+    Nothing is tried behind a failed step. Takes at most a connect timeout and a few response
+    timeouts of ``settings.delivery``.
     """
-    steps = [_resolve(peer)]
-    if is_healthy(steps):
-        steps.append(_connect(settings, peer))
-    if is_healthy(steps):
-        steps.append(_shake_hands(settings, peer))
-    if is_healthy(steps):
-        steps.extend(_associate(settings, peer))
+    return list(steps_of(settings, peer))
+
+
+def steps_of(settings: NodeSettings, peer: Peer) -> Iterator[Step]:
+    """Yield the steps of :func:`check_peer`, each as soon as its outcome is known."""
+    is_reached, is_associated = True, False
+    there, shake_hands = peer, _shake_hands
+    if peer.stow_url:
+        there = peer.model_copy(update={"host": peer.stow_host, "port": peer.stow_port})
+        shake_hands = _shake_hands_by_web
+    for try_step in (_resolve, _connect, shake_hands):
+        step = try_step(settings, there)
+        yield step
+        if step.result is StepResult.FAILED:
+            is_reached = False
+            break
+    if is_reached:
+        for step in check_stow(settings, peer) if peer.stow_url else _associate(settings, peer):
+            is_associated |= step.name == "association" and step.result is StepResult.OK
+            yield step
     is_asked = (peer.is_source and peer.query) or (peer.is_destination and peer.verify == "c-find")
     if is_asked:
-        associated = any(step.name == "association" and step.result == "ok" for step in steps)
-        steps.append(_query(settings, peer, associated=associated))
-    return steps
+        yield _query(settings, peer, associated=is_associated or bool(peer.stow_url))
+
+
+def probe(settings: NodeSettings, peer: Peer) -> Step:
+    """Ask whether a destination is there: by C-ECHO, or by HTTP where results go by STOW-RS."""
+    return ask_by_web(settings, peer) if peer.stow_url else echo(settings, peer)
 
 
 def echo(settings: NodeSettings, peer: Peer) -> Step:
@@ -134,7 +112,7 @@ def _with_hint(error: DeliveryError, settings: NodeSettings, peer: Peer) -> str:
     return f"{error}: it speaks TLS on this port, set tls = true for it"
 
 
-def _resolve(peer: Peer) -> Step:
+def _resolve(_settings: NodeSettings, peer: Peer) -> Step:
     name = "name resolution"
     try:
         found = socket.getaddrinfo(peer.host, peer.port, type=socket.SOCK_STREAM)
@@ -166,9 +144,13 @@ def _connect(settings: NodeSettings, peer: Peer) -> Step:
 def _shake_hands(settings: NodeSettings, peer: Peer) -> Step:
     if not peer.tls:
         return Step("TLS", StepResult.SKIPPED, "not configured: the connection is plain")
+    return _handshake(sender_of(settings, peer), peer)
+
+
+def _handshake(sender: Sender, peer: Peer) -> Step:
     began = time.monotonic()
     try:
-        connection = connect(sender_of(settings, peer), peer.host, peer.port)
+        connection = connect(sender, peer.host, peer.port)
     except DeliveryError as error:
         return Step("TLS", StepResult.FAILED, str(error))
     milliseconds = (time.monotonic() - began) * 1000
@@ -179,6 +161,18 @@ def _shake_hands(settings: NodeSettings, peer: Peer) -> Step:
     if refusal:
         return Step("TLS", StepResult.FAILED, f"no TLS connection: {refusal}")
     return Step("TLS", StepResult.OK, f"{words}, certificate as expected, {milliseconds:.1f} ms")
+
+
+def _shake_hands_by_web(settings: NodeSettings, peer: Peer) -> Step:
+    if not peer.stow_url.startswith("https:"):
+        return Step("TLS", StepResult.SKIPPED, "stow_url is http: the connection is plain")
+    sender = Sender(
+        settings.ae_title,
+        settings.delivery.connect_timeout_s,
+        settings.delivery.response_timeout_s,
+        partial(web_client_context, settings, peer),
+    )
+    return _handshake(sender, peer)
 
 
 def _refusal_of_ours(connection: ssl.SSLSocket) -> str:
@@ -193,7 +187,7 @@ def _refusal_of_ours(connection: ssl.SSLSocket) -> str:
     return ""
 
 
-def _associate(settings: NodeSettings, peer: Peer) -> list[Step]:
+def _associate(settings: NodeSettings, peer: Peer) -> Iterator[Step]:
     outputs = peer.outputs if peer.is_destination else ()
     proposal = [_VERIFICATION, *(COMMITMENT_CONTEXTS if peer.may_report else ())]
     for kind in outputs:
@@ -208,19 +202,19 @@ def _associate(settings: NodeSettings, peer: Peer) -> list[Step]:
             peer.ae_title,
             list(dict.fromkeys(proposal)),
         ) as association:
-            steps = [Step("association", StepResult.OK, f"{titles}: accepted")]
+            yield Step("association", StepResult.OK, f"{titles}: accepted")
             if _VERIFICATION in association.accepted:
-                steps.append(_echo_over(association))
+                yield _echo_over(association)
             else:
                 words = "the peer does not offer Verification"
-                steps.append(Step("C-ECHO", StepResult.SKIPPED, words))
-            steps += [_output(association, kind, peer) for kind in outputs]
+                yield Step("C-ECHO", StepResult.SKIPPED, words)
+            for kind in outputs:
+                yield _output(association, kind, peer)
             if peer.may_report:
-                steps.append(_commitment(association, settings))
-            return steps
+                yield _commitment(association, settings)
     except DeliveryError as error:
         words = f"{titles}: {_with_hint(error, settings, peer)}"
-        return [Step("association", StepResult.FAILED, words)]
+        yield Step("association", StepResult.FAILED, words)
 
 
 def _echo_over(association: Association) -> Step:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from pydicom import dcmread
+from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_dataset, read_preamble
 from pydicom.tag import BaseTag
@@ -26,7 +27,7 @@ from pynetdicom.dsutils import encode
 from dicom_node.delivery.compression import compress
 from dicom_node.errors import UnsendableObject
 
-__all__ = ["StoredObject", "encoded_dataset", "read_stored"]
+__all__ = ["StoredObject", "encoded_dataset", "encoded_file", "read_stored"]
 
 _BLOCK = 1 << 20
 # What reading and transcoding a broken file raises (pydicom and its codecs have no common base).
@@ -102,6 +103,34 @@ def encoded_dataset(stored: StoredObject, transfer_syntax_uid: str) -> Iterator[
     UnsendableObject
         Missing or altered, or its pixels cannot be transcoded.
     """
+    with _checked(stored) as file:
+        if transfer_syntax_uid == stored.transfer_syntax_uid:
+            file.seek(stored.dataset_offset)
+            yield file
+            return
+        content = _in_another(file, transfer_syntax_uid, _transcoded)
+    yield io.BytesIO(content)
+
+
+@contextmanager
+def encoded_file(stored: StoredObject, transfer_syntax_uid: str) -> Iterator[BinaryIO]:
+    """Open `stored` as a DICOM file (PS3.10 §7) in `transfer_syntax_uid`, at its first byte.
+
+    Raises
+    ------
+    UnsendableObject
+        As for :func:`encoded_dataset`.
+    """
+    with _checked(stored) as file:
+        if transfer_syntax_uid == stored.transfer_syntax_uid:
+            yield file
+            return
+        content = _in_another(file, transfer_syntax_uid, _transcoded_file)
+    yield io.BytesIO(content)
+
+
+@contextmanager
+def _checked(stored: StoredObject) -> Iterator[BinaryIO]:
     try:
         file = stored.path.open("rb")
     except OSError as error:
@@ -109,17 +138,18 @@ def encoded_dataset(stored: StoredObject, transfer_syntax_uid: str) -> Iterator[
     with file:
         if _sha256(file) != stored.sha256:
             raise UnsendableObject("the stored file was altered: its sha256 is another one")
-        if transfer_syntax_uid == stored.transfer_syntax_uid:
-            file.seek(stored.dataset_offset)
-            yield file
-            return
         file.seek(0)
-        try:
-            content = _transcoded(file, UID(transfer_syntax_uid))
-        except _BROKEN_FILE as error:
-            name = UID(transfer_syntax_uid).name
-            raise UnsendableObject(f"cannot be transcoded to {name}: {error}") from error
-    yield io.BytesIO(content)
+        yield file
+
+
+def _in_another(
+    file: BinaryIO, transfer_syntax_uid: str, transcode: Callable[[BinaryIO, UID], bytes]
+) -> bytes:
+    try:
+        return transcode(file, UID(transfer_syntax_uid))
+    except _BROKEN_FILE as error:
+        name = UID(transfer_syntax_uid).name
+        raise UnsendableObject(f"cannot be transcoded to {name}: {error}") from error
 
 
 def _behind_file_meta(tag: BaseTag, vr: str | None, length: int) -> bool:
@@ -134,13 +164,26 @@ def _sha256(file: BinaryIO) -> str:
 
 
 def _transcoded(file: BinaryIO, target: UID) -> bytes:
+    dataset = _decoded_for(file, target)
+    content = encode(dataset, target.is_implicit_VR, target.is_little_endian)
+    if content is None:  # pynetdicom logs the reason and returns None
+        raise ValueError("the data set cannot be encoded")
+    return content
+
+
+def _transcoded_file(file: BinaryIO, target: UID) -> bytes:
+    dataset = _decoded_for(file, target)
+    dataset.file_meta.TransferSyntaxUID = target
+    written = io.BytesIO()
+    dataset.save_as(written, enforce_file_format=True)
+    return written.getvalue()
+
+
+def _decoded_for(file: BinaryIO, target: UID) -> Dataset:
     dataset = dcmread(file)
     stored = dataset.file_meta.TransferSyntaxUID
     if stored.is_compressed:
         dataset.decompress(generate_instance_uid=False)
     if target.is_compressed:
         compress(dataset, target)
-    content = encode(dataset, target.is_implicit_VR, target.is_little_endian)
-    if content is None:  # pynetdicom logs the reason and returns None
-        raise ValueError("the data set cannot be encoded")
-    return content
+    return dataset

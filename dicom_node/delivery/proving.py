@@ -1,9 +1,9 @@
 """After sending: asking the destination to prove that it holds what it accepted.
 
-By storage commitment where the peer's ``commitment`` says so, by C-FIND where its ``verify`` does;
-with both, C-FIND has the word when no report came. Each is tried a bounded number of times, an
-object that the destination lacks is sent again a bounded number of times, and what ends without
-proof ends as ``commit_failed`` with a reason.
+By storage commitment where the peer's ``commitment`` says so, by C-FIND or QIDO-RS where its
+``verify`` does; with both, the query has the word when no report came. Each is tried a bounded
+number of times, an object that the destination lacks is sent again a bounded number of times, and
+what ends without proof ends as ``commit_failed`` with a reason.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dicom_node.audit import Auditor
 from dicom_node.crashpoints import crash_point
 from dicom_node.delivery.commitment import COMMITMENT_CONTEXTS, CommitmentAssociation
+from dicom_node.delivery.qido import list_by_qido
 from dicom_node.delivery.scu import sender_of
 from dicom_node.errors import DeliveryError, PermanentDelivery, TransientDelivery
 from dicom_node.ledger import Ledger, ShipmentClaim, Transaction, Unproven
@@ -76,7 +77,7 @@ class _Proof:
             self._ledger.commitments.waive(self._claim)
             return ""
         by_request = [one for one in due if self._is_asked_by_request(one)]
-        by_query = [one for one in due if one not in by_request and self._peer.verify == "c-find"]
+        by_query = [one for one in due if one not in by_request and self._may_query]
         unanswered = [one for one in due if one not in by_request and one not in by_query]
         for one in unanswered:
             words = f"no storage commitment report came to {self._rules.max_requests} requests"
@@ -91,6 +92,10 @@ class _Proof:
     def _has_waited_long_enough(self) -> bool:
         waited = self._ledger.database.now() - self._claim.created_at
         return waited >= self._settings.delivery.give_up_after_s
+
+    @property
+    def _may_query(self) -> bool:
+        return self._peer.verify != "none"
 
     def _is_asked_by_request(self, one: Unproven) -> bool:
         return self._peer.commitment == "request" and one.proofs < self._rules.max_requests
@@ -158,7 +163,7 @@ class _Proof:
     def _never_mind(self, objects: Sequence[Unproven], error: str) -> None:
         """Note that this peer does not offer storage commitment: C-FIND, or no proof at all."""
         _log.warning("no storage commitment", destination=self._peer.name, reason=error)
-        if self._peer.verify == "c-find":
+        if self._may_query:
             self._query(objects)
         else:
             self._conclude(objects, DeliveryEvent.COMMIT_EXHAUSTED, error)
@@ -179,7 +184,7 @@ class _Proof:
         )
         return taken is not None
 
-    # -- C-FIND ---------------------------------------------------------------------------------
+    # -- C-FIND, QIDO-RS -----------------------------------------------------------------------
 
     def _query(self, objects: Sequence[Unproven]) -> str:
         if not objects:
@@ -194,7 +199,8 @@ class _Proof:
             except QueryFailed as error:
                 return f"verification: {error}"
             if is_held is None:
-                words = "the peer answers no C-FIND that tells what it holds"
+                asked = {"c-find": "C-FIND", "qido": "QIDO-RS"}[self._peer.verify]
+                words = f"the peer answers no {asked} that tells what it holds"
                 self._conclude(members, DeliveryEvent.COMMIT_EXHAUSTED, words)
                 continue
             found = [one for one in members if is_held(one)]
@@ -204,6 +210,9 @@ class _Proof:
 
     def _held(self, study_uid: str, series_uid: str) -> Callable[[Unproven], bool] | None:
         """Ask for one series; return whether the peer lists an object, None if it cannot tell."""
+        if self._peer.verify == "qido":
+            listed = list_by_qido(self._settings, self._peer, study_uid, series_uid)
+            return None if listed is None else lambda one: one.sop_instance_uid in listed
         uids = list_instances(self._settings, self._peer, study_uid, series_uid)
         if uids is not None:
             return lambda one: one.sop_instance_uid in uids

@@ -4,49 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from dicom_node.delivery.encoding import StoredObject, encoded_dataset
+from dicom_node.delivery.outcome import Outcome
 from dicom_node.delivery.presentation import Compression, transfer_syntaxes
-from dicom_node.delivery.retry import event_of_error, read_status
+from dicom_node.delivery.retry import read_status
 from dicom_node.delivery.upper_layer import Association, Sender
-from dicom_node.errors import DeliveryError, UnsendableObject
-from dicom_node.ledger.states import DeliveryEvent
+from dicom_node.errors import UnsendableObject
 from dicom_node.settings import DeliverySettings, NodeSettings, Peer
 from dicom_node.tls import client_context
 
 __all__ = ["Outcome", "accepted_syntaxes", "sender_of", "store"]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What one attempt to deliver one object came to.
-
-    Attributes
-    ----------
-    event : DeliveryEvent
-        ACCEPTED, TRANSIENT, PERMANENT or BAD_OBJECT.
-    words : str
-        For an administrator; empty for a plain success, a warning's text for one with a warning.
-    status : int or None
-        The peer's C-STORE status, None if it gave none.
-    transfer_syntax_uid : str
-        What was sent, empty if nothing was.
-    seconds : float
-        From opening the file to the peer's answer.
-    """
-
-    event: DeliveryEvent
-    words: str = ""
-    status: int | None = None
-    transfer_syntax_uid: str = ""
-    seconds: float = 0.0
-
-    @classmethod
-    def of_error(cls, error: DeliveryError) -> Outcome:
-        """Return the outcome that `error` stands for."""
-        return cls(event_of_error(error), str(error))
 
 
 def sender_of(settings: NodeSettings, peer: Peer | None = None) -> Sender:

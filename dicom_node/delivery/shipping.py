@@ -1,20 +1,26 @@
 """A shipment: waiting objects of one destination, sent over one association.
 
-The caller claims the deliveries in the ledger and passes two callbacks. ``choose`` is called
-before an alternative of a slot is sent for the first time, ``record`` right after each answer,
-so that a process killed at any point re-sends nothing but what was not recorded.
+What is claimed and recorded, and when: :mod:`dicom_node.delivery.shipment`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
 
 from dicom_node.crashpoints import crash_point
-from dicom_node.delivery.encoding import StoredObject, read_stored
+from dicom_node.delivery.outcome import Outcome
 from dicom_node.delivery.presentation import contexts
-from dicom_node.delivery.scu import Outcome, accepted_syntaxes, store
+from dicom_node.delivery.scu import accepted_syntaxes, store
+from dicom_node.delivery.shipment import (
+    PATIENCE,
+    Bookkeeping,
+    Candidate,
+    Choose,
+    PendingDelivery,
+    Ready,
+    Record,
+    Shipped,
+)
 from dicom_node.delivery.upper_layer import Association, Sender
 from dicom_node.errors import (
     DeliveryError,
@@ -26,72 +32,6 @@ from dicom_node.ledger.states import DeliveryEvent
 from dicom_node.settings import Peer
 
 __all__ = ["Candidate", "Choose", "PendingDelivery", "Record", "Shipped", "ship"]
-
-# After this many lost associations, or refusals for want of resources in a row, the rest waits.
-_PATIENCE = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One object that may fill a slot.
-
-    Attributes
-    ----------
-    path : Path
-        Absolute.
-    sha256 : str
-        Hex digest of the whole file.
-    rank : int
-        Lower is better; the report exists as 88.34, 88.33 and 88.22.
-    chosen : bool
-        An earlier attempt sent this one: it is the only one from then on, since the peer may
-        hold it although no answer arrived.
-    """
-
-    object_id: int
-    sop_class_uid: str
-    sop_instance_uid: str
-    path: Path
-    sha256: str
-    rank: int = 0
-    chosen: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class PendingDelivery:
-    """One slot on its way to one destination; exactly one of its candidates goes."""
-
-    delivery_id: int
-    slot: str
-    candidates: tuple[Candidate, ...]
-
-
-Record = Callable[[int, int | None, Outcome], None]
-"""``record(delivery_id, object_id, outcome)``; None where no candidate could be sent."""
-Choose = Callable[[int, int], None]
-"""``choose(delivery_id, object_id)``, durable when it returns."""
-
-
-@dataclass(slots=True)
-class Shipped:
-    """How a shipment went, for the destination's breaker and for logs.
-
-    Attributes
-    ----------
-    counts : dict of DeliveryEvent to int
-    peer_failure : str
-        Why the destination as a whole failed (nothing connected, association lost for good),
-        empty otherwise. This is what counts for the breaker.
-    """
-
-    counts: dict[DeliveryEvent, int] = field(default_factory=dict)
-    peer_failure: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class _Ready:
-    delivery: PendingDelivery
-    candidates: tuple[tuple[Candidate, StoredObject], ...]  # best first
 
 
 def ship(
@@ -123,50 +63,26 @@ class _Shipment:
     def __init__(self, peer: Peer, sender: Sender, choose: Choose, record: Record) -> None:
         self._peer = peer
         self._sender = sender
-        self._choose = choose
-        self._record = record
-        self._shipped = Shipped()
+        self._books = Bookkeeping(choose, record)
         self._lost = 0  # associations
         self._refused = 0  # for want of resources, in a row
 
     def send(self, shipment: Sequence[PendingDelivery]) -> Shipped:
-        waiting = [ready for delivery in shipment if (ready := self._prepared(delivery))]
+        shipped = self._books.shipped
+        waiting = [ready for delivery in shipment if (ready := self._books.prepared(delivery))]
         while waiting:
             try:
                 waiting = self._over_one_association(waiting)
             except DeliveryError as error:  # the association never came to be
                 if isinstance(error, TransientDelivery):
-                    self._shipped.peer_failure = str(error)
-                waiting = self._give_back(waiting, error)
-        if self._lost and DeliveryEvent.ACCEPTED not in self._shipped.counts:
-            self._shipped.peer_failure = "each association was lost before anything was stored"
-        return self._shipped
+                    shipped.peer_failure = str(error)
+                self._books.give_back(waiting, error)
+                waiting = []
+        if self._lost and DeliveryEvent.ACCEPTED not in shipped.counts:
+            shipped.peer_failure = "each association was lost before anything was stored"
+        return shipped
 
-    def _prepared(self, delivery: PendingDelivery) -> _Ready | None:
-        """Read the file headers; a slot without a readable candidate is recorded at once."""
-        chosen = [candidate for candidate in delivery.candidates if candidate.chosen]
-        ranked = chosen or sorted(delivery.candidates, key=lambda candidate: candidate.rank)
-        readable = []
-        failure = UnsendableObject("the slot holds no object")
-        failed_id: int | None = None
-        for candidate in ranked:
-            try:
-                stored = read_stored(
-                    candidate.path,
-                    candidate.sha256,
-                    candidate.sop_class_uid,
-                    candidate.sop_instance_uid,
-                )
-            except UnsendableObject as error:
-                failure, failed_id = error, candidate.object_id
-            else:
-                readable.append((candidate, stored))
-        if readable:
-            return _Ready(delivery, tuple(readable))
-        self._note(delivery, failed_id, Outcome.of_error(failure))
-        return None
-
-    def _over_one_association(self, waiting: list[_Ready]) -> list[_Ready]:
+    def _over_one_association(self, waiting: list[Ready]) -> list[Ready]:
         """Send over one association; return what is left when it breaks."""
         proposal = contexts(
             (
@@ -182,13 +98,14 @@ class _Shipment:
             for index, ready in enumerate(waiting):
                 if not self._deliver(association, ready):
                     return self._after_loss(waiting[index + 1 :])
-                if self._refused >= _PATIENCE:
+                if self._refused >= PATIENCE:
                     error = TransientDelivery("not tried: the peer is out of resources")
-                    self._shipped.peer_failure = "the peer is out of resources"
-                    return self._give_back(waiting[index + 1 :], error)
+                    self._books.shipped.peer_failure = "the peer is out of resources"
+                    self._books.give_back(waiting[index + 1 :], error)
+                    return []
         return []
 
-    def _deliver(self, association: Association, ready: _Ready) -> bool:
+    def _deliver(self, association: Association, ready: Ready) -> bool:
         """Send the best acceptable candidate; return whether the association still stands."""
         usable = (
             (candidate, stored, syntaxes)
@@ -197,11 +114,12 @@ class _Shipment:
         )
         found = next(usable, None)
         if found is None:
-            self._note(ready.delivery, None, Outcome.of_error(_not_accepted(association, ready)))
+            self._books.note(
+                ready.delivery, None, Outcome.of_error(_not_accepted(association, ready))
+            )
             return True
         candidate, stored, syntaxes = found
-        if not candidate.chosen:
-            self._choose(ready.delivery.delivery_id, candidate.object_id)
+        self._books.choose(ready.delivery, candidate)
         stands = True
         try:
             outcome = store(association, stored, syntaxes)
@@ -213,29 +131,20 @@ class _Shipment:
             outcome = Outcome.of_error(error)
         crash_point("delivery.after_c_store")
         self._refused = self._refused + 1 if outcome.event is DeliveryEvent.TRANSIENT else 0
-        self._note(ready.delivery, candidate.object_id, outcome)
+        self._books.note(ready.delivery, candidate.object_id, outcome)
         return stands
 
-    def _after_loss(self, rest: list[_Ready]) -> list[_Ready]:
+    def _after_loss(self, rest: list[Ready]) -> list[Ready]:
         self._lost += 1
-        if self._lost < _PATIENCE:
+        if self._lost < PATIENCE:
             return rest
-        self._shipped.peer_failure = f"{self._lost} associations were lost"
-        return self._give_back(rest, TransientDelivery("not tried: associations keep breaking"))
-
-    def _give_back(self, rest: list[_Ready], error: DeliveryError) -> list[_Ready]:
-        outcome = Outcome.of_error(error)
-        for ready in rest:
-            self._note(ready.delivery, None, outcome)
+        self._books.shipped.peer_failure = f"{self._lost} associations were lost"
+        error = TransientDelivery("not tried: associations keep breaking")
+        self._books.give_back(rest, error)
         return []
 
-    def _note(self, delivery: PendingDelivery, object_id: int | None, outcome: Outcome) -> None:
-        self._record(delivery.delivery_id, object_id, outcome)
-        counts = self._shipped.counts
-        counts[outcome.event] = counts.get(outcome.event, 0) + 1
 
-
-def _not_accepted(association: Association, ready: _Ready) -> PermanentDelivery:
+def _not_accepted(association: Association, ready: Ready) -> PermanentDelivery:
     classes = {stored.sop_class_uid for _, stored in ready.candidates}
     reasons = {reason for context, reason in association.refused.items() if context[0] in classes}
     return PermanentDelivery(

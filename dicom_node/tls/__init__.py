@@ -9,7 +9,12 @@ fingerprint or by name, and a peer that shows another one is not served.
 from __future__ import annotations
 
 from dicom_node.tls.binding import PeerCertificate, mismatch
-from dicom_node.tls.contexts import ServerContexts, client_context, server_context
+from dicom_node.tls.contexts import (
+    ServerContexts,
+    client_context,
+    server_context,
+    web_client_context,
+)
 from dicom_node.tls.failure import tls_failure
 
 __all__ = [
@@ -19,4 +24,5 @@ __all__ = [
     "mismatch",
     "server_context",
     "tls_failure",
+    "web_client_context",
 ]

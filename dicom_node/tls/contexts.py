@@ -12,7 +12,7 @@ from dicom_node.logs import get_logger
 from dicom_node.settings import NodeSettings, Peer, TLSSettings
 from dicom_node.tls.binding import PeerCertificate, WrongCertificate, mismatch
 
-__all__ = ["ServerContexts", "client_context", "server_context"]
+__all__ = ["ServerContexts", "client_context", "server_context", "web_client_context"]
 
 _log = get_logger(__name__)
 
@@ -75,15 +75,45 @@ def client_context(settings: NodeSettings, peer: Peer) -> ssl.SSLContext:
     return context
 
 
+def web_client_context(settings: NodeSettings, peer: Peer) -> ssl.SSLContext:
+    """Return the client's side of HTTPS to the ``stow_url`` of `peer`.
+
+    A web server is known by its host's name, as browsers know it, unless the peer's entry says
+    which certificate or which name it has to show. With ``[tls]``, the server's certificate has
+    to come from ``tls.ca``, and ours is shown where it is asked for; without, the system's
+    authorities hold.
+
+    Raises
+    ------
+    ConfigurationError
+        As for :func:`server_context`.
+    """
+    context = BoundContext(ssl.PROTOCOL_TLS_CLIENT)
+    is_named = bool(peer.certificate_sha256 or peer.certificate_name)
+    context.check_hostname = not is_named
+    if is_named:
+        context.peer = peer
+    if settings.tls.enabled:
+        _harden(context, settings.tls)
+    else:
+        _restrict(context)
+        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+    return context
+
+
 def _harden(context: ssl.SSLContext, tls: TLSSettings) -> None:
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers(_CIPHERS_TLS12)
-    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
-    context.verify_mode = ssl.CERT_REQUIRED
+    _restrict(context)
     # Without a CA of their own, hospitals exchange the certificates themselves: each that stands
     # in tls.ca is trusted, whoever signed it.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     _load(context, tls)
+
+
+def _restrict(context: ssl.SSLContext) -> None:
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(_CIPHERS_TLS12)
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    context.verify_mode = ssl.CERT_REQUIRED
 
 
 def _load(context: ssl.SSLContext, tls: TLSSettings) -> None:

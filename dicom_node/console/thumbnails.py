@@ -6,11 +6,14 @@ pictures are kept under the state directory; those of the readings that were las
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +30,7 @@ Layer = Literal["map", "ct"]
 _MOST_PICTURES = 24
 _MOST_FOLDERS = 300
 _TIME_LIMIT_S = 90.0
+_NEW = ".new"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +93,8 @@ class Thumbnails:
     ) -> None:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._make_room()
-        fresh = self._folder / f"{analysis_id}.new"
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(mode=0o700)
+        # A folder of its own: another console over the same state may be making the same pictures.
+        fresh = Path(tempfile.mkdtemp(prefix=f"{analysis_id}.", suffix=_NEW, dir=self._folder))
         order = {
             "overlays": [str(path) for path in overlays],
             "sources": {uid: str(path) for uid, path in sources.items()},
@@ -109,13 +112,18 @@ class Thumbnails:
             code: int | None = done.returncode
         except subprocess.TimeoutExpired:
             code = None
-        if (fresh / "index.json").is_file():
-            fresh.rename(self._folder / str(analysis_id))
-        else:
+        if not (fresh / "index.json").is_file():
             _log.warning("no thumbnails", analysis_id=analysis_id, code=code)
-            shutil.rmtree(fresh, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):  # the other one was faster
+                fresh.rename(self._folder / str(analysis_id))
+        shutil.rmtree(fresh, ignore_errors=True)
 
     def _make_room(self) -> None:
+        for path in self._folder.glob(f"*{_NEW}"):
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > 2 * _TIME_LIMIT_S:  # its console was killed
+                    shutil.rmtree(path, ignore_errors=True)
         folders = [path for path in self._folder.iterdir() if path.name.isdigit()]
         if len(folders) >= _MOST_FOLDERS:
             for path in sorted(folders, key=lambda path: path.stat().st_mtime)[

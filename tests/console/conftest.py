@@ -1,4 +1,4 @@
-"""A console with one series at every stage, and two browsers."""
+"""A console with one series at every stage, two HTTP clients, and a real browser."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from support.browser import Chromium
 from support.console_node import Filled, ServedConsole, filled_node
+from support.peers import require_peer
 
 
 @pytest.fixture(scope="module")
@@ -33,3 +35,11 @@ def admin(console: ServedConsole) -> Iterator[httpx.Client]:
 def viewer(console: ServedConsole) -> Iterator[httpx.Client]:
     with console.log_in("vera") as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Chromium]:
+    """A browser of this module."""
+    require_peer("chromium")
+    with Chromium() as browser:
+        yield browser

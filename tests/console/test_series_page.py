@@ -6,6 +6,7 @@ import io
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -106,6 +107,22 @@ def test_thumbnails_with_and_without_the_map(browser: httpx.Client, read: int) -
     assert browser.get(addresses[0].replace("/map", "/header")).status_code == 422
     other = re.sub(r"/thumbnail/\d+/", "/thumbnail/999/", addresses[0])
     assert browser.get(other).status_code == 404
+
+
+def test_two_consoles_over_one_state_make_the_same_pictures(
+    node: ConsoleNode, read: int, tmp_path: Path
+) -> None:
+    record = read_series(node.ledger.database, read)
+    assert record is not None
+    results = node.source().results_dir
+    overlays = [results / o.path for o in record.objects if o.kind == "overlay"][:2]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(
+            pool.map(lambda _: Thumbnails(tmp_path / "kept").of_reading(1, overlays, {}), range(2))
+        )
+    assert len(found[0]) == 2
+    assert found[0] == found[1]
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["1"]
 
 
 def test_a_file_that_breaks_the_decoder_costs_one_picture(

@@ -62,6 +62,10 @@ class PeersDocument:
         """
         return load_settings(self.path).peers if self.path.exists() else ()
 
+    def digest(self) -> str:
+        """Return what stands for the document as it is now: see :meth:`change`."""
+        return self._document.digest()
+
     def add(self, peer: Peer, change: Change = _NOBODY) -> Version | None:
         """Add `peer`; return the version before, None if there was no document.
 
@@ -95,20 +99,32 @@ class PeersDocument:
 
         return self._edit(change, make, peer)
 
-    def change(self, name: str, peer: Peer, change: Change = _NOBODY) -> Version | None:
+    def change(
+        self, name: str, peer: Peer, change: Change = _NOBODY, *, seen: str = ""
+    ) -> Version | None:
         """Make the peer called `name` into `peer`, which is called the same.
 
         Fields that stay as they are keep their lines, and the comments on them.
+
+        Parameters
+        ----------
+        seen : str
+            The digest of the document that the change was thought of for; empty: any.
 
         Raises
         ------
         PeerRefused
             It does not go together with the node or another peer.
         ConfigurationError
-            There is none of that name, or the document would be wrong.
+            There is none of that name, the document would be wrong, or it changed since it was
+            `seen`.
         """
 
         def make(text: str) -> str:
+            if seen and seen != self.digest():
+                raise ConfigurationError(
+                    "the configuration was changed meanwhile; look at it and try again"
+                )
             return _with(text, self._index(text, name), peer)
 
         return self._edit(change, make, peer)
@@ -311,10 +327,11 @@ def _entry(peer: Peer) -> Table:
     entry = tomlkit.table()
     entry.add("name", peer.name)
     entry.add("ae_title", peer.ae_title)
-    entry.add("host", peer.host)
-    entry.add("port", peer.port)
+    if not peer.stow_url:  # else they are told only where they are no defaults
+        entry.add("host", peer.host)
+        entry.add("port", peer.port)
     entry.add("roles", [str(role) for role in PeerRole if role in peer.roles])
-    shown = {"name", "ae_title", "host", "port", "roles"}
+    shown = {"name", "ae_title", "roles"} | (set() if peer.stow_url else {"host", "port"})
     plain = peer.model_dump(mode="json", exclude=shown, exclude_defaults=True)
     for key, value in plain.items():
         entry.add(key, value)

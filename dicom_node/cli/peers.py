@@ -53,10 +53,29 @@ Json = Annotated[bool, typer.Option("--json", help="JSON on standard output, for
 def add(
     name: Name,
     ae_title: Annotated[
-        str, typer.Option("--ae-title", help="The peer's own AE title, 1 to 16 characters.")
-    ],
-    host: Annotated[str, typer.Option(help="Host name or address.")],
-    port: Annotated[int, typer.Option(help="TCP port of its DICOM service, often 104 or 11112.")],
+        str,
+        typer.Option(
+            "--ae-title",
+            help="The peer's own AE title, 1 to 16 characters. With --stow-url it may be left out.",
+        ),
+    ] = "",
+    host: Annotated[
+        str, typer.Option(help="Host name or address. With --stow-url it may be left out.")
+    ] = "",
+    port: Annotated[
+        int,
+        typer.Option(
+            help="TCP port of its DICOM service, often 104 or 11112. "
+            "With --stow-url it may be left out."
+        ),
+    ] = 0,
+    stow_url: Annotated[
+        str,
+        typer.Option(
+            "--stow-url",
+            help="Results go there by STOW-RS in place of C-STORE: https://HOST/dicom-web/studies.",
+        ),
+    ] = "",
     role: Annotated[
         list[PeerRole] | None,
         typer.Option(help="source, destination, or both (repeat it). Default: both."),
@@ -80,8 +99,8 @@ def add(
         typer.Option(help="Whether a destination is asked to commit to what it accepted."),
     ] = "none",
     verify: Annotated[
-        Literal["none", "c-find"],
-        typer.Option(help="Whether a destination is asked by C-FIND what it holds."),
+        Literal["none", "c-find", "qido"],
+        typer.Option(help="Whether a destination is asked by C-FIND or QIDO-RS what it holds."),
     ] = "none",
     address: Annotated[
         list[str] | None,
@@ -107,14 +126,16 @@ def add(
     Example, a viewer that gets overlays and summary only:
     [bold]m3lung peers add viewer --ae-title VIEWER --host 10.0.0.9 --port 4242
     --role destination --output overlay --output summary[/]
+
+    Example, an archive that takes results by STOW-RS and answers QIDO-RS:
+    [bold]m3lung peers add web --stow-url https://pacs.example.org/dicom-web/studies
+    --role destination --verify qido[/]
     """
     try:
         peer = peer_from(
             {
                 "name": name,
-                "ae_title": ae_title,
-                "host": host,
-                "port": port,
+                **_address(name, ae_title, host, port, stow_url),
                 "query": query,
                 "compress": compress,
                 "commitment": commitment,
@@ -133,9 +154,21 @@ def add(
         _audit(document, words)
     except ConfigurationError as error:
         raise _usage(error) from error
-    typer.echo(f"added {peer.name} ({peer.ae_title} at {peer.host}:{peer.port}) to {document.path}")
+    typer.echo(f"added {peer.name} ({peer.ae_title} at {peer.place}) to {document.path}")
     _say_kept(kept)
     typer.echo(f"Try it: m3lung peers test {peer.name}")
+
+
+def _address(name: str, ae_title: str, host: str, port: int, stow_url: str) -> dict[str, object]:
+    """Return what a user said of where the peer is; by STOW-RS alone the address is enough."""
+    if stow_url:
+        # It is called something in the ledger and in the audit trail.
+        found: dict[str, object] = {"ae_title": ae_title or name.upper()[:16], "stow_url": stow_url}
+        return found | ({"host": host} if host else {}) | ({"port": port} if port else {})
+    for option, value in (("--ae-title", ae_title), ("--host", host), ("--port", port)):
+        if not value:
+            raise ConfigurationError(f"{option}: is needed, or --stow-url in place of all three")
+    return {"ae_title": ae_title, "host": host, "port": port}
 
 
 @app.command()
@@ -175,6 +208,8 @@ def list_peers(as_json: Json = False, config: Config = None) -> None:
 @app.command("test")
 def try_peer(name: Name, as_json: Json = False, config: Config = None) -> None:
     """Try a peer step by step: name, TCP, association, C-ECHO, and each object it would get.
+
+    With a stow_url: name, TCP, TLS, HTTP, authentication, STOW-RS, QIDO-RS.
 
     Nothing is stored at the peer. Exit code 3 if anything failed.
 
@@ -226,7 +261,7 @@ def _peers_table(peers: tuple[Peer, ...]) -> Table:
         table.add_row(
             peer.name,
             escape(peer.ae_title),
-            escape(f"{peer.host}:{peer.port}"),
+            escape(peer.place),
             ", ".join(peer.roles),
             "all" if everything else ", ".join(peer.outputs),
             peer.compress,
@@ -239,7 +274,11 @@ def _peers_table(peers: tuple[Peer, ...]) -> Table:
 
 
 def _proof(peer: Peer) -> str:
-    asked = {"commitment": peer.commitment == "request", "C-FIND": peer.verify == "c-find"}
+    asked = {
+        "commitment": peer.commitment == "request",
+        "C-FIND": peer.verify == "c-find",
+        "QIDO-RS": peer.verify == "qido",
+    }
     return ", ".join(name for name, is_asked in asked.items() if is_asked) or "none"
 
 

@@ -123,6 +123,26 @@ def card(
     out.print(str(folder / CARD), markup=False, highlight=False, soft_wrap=True)
 
 
+@app.command("reference")
+def reference(
+    folder: BundleArgument,
+    evaluation: Annotated[Path, typer.Option(help="Folder of an 'evaluate' run of this bundle.")],
+) -> None:
+    """Write reference.json into a bundle: what its scores look like where it was evaluated.
+
+    The console's drift panel compares a node's readings with it. It is no part of the model: its
+    identity stays. Example: m3lung bundle reference trained/ --evaluation report/
+    """
+    from inference.bundle import load_bundle
+    from inference.reference import REFERENCE
+    from training.evaluation.reference import make_reference
+
+    made = make_reference(evaluation, load_bundle(folder).identity.sha256)
+    path = folder / REFERENCE
+    path.write_text(made.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    out.print(str(path), markup=False, highlight=False, soft_wrap=True)
+
+
 @app.command("show")
 def show(folder: BundleArgument, json: JsonOption = False) -> None:
     """Verify a bundle's digests and print what it is."""

@@ -169,7 +169,7 @@ analyses = sa.Table(
     sa.Column("nudged_at", _Time),
     sa.Column("created_at", _Time, nullable=False),
     sa.Column("started_at", _Time),  # of the attempt that holds the lease
-    sa.Column("finished_at", _Time),
+    sa.Column("finished_at", _Time, index=True),
     sa.Column("stage", sa.String(32), nullable=False, server_default=""),
     sa.Column("done", sa.Integer, nullable=False, server_default="0"),
     sa.Column("total", sa.Integer, nullable=False, server_default="0"),

@@ -88,6 +88,11 @@ class Lesion(_Part):
     lesion_ml: float | None
     slices: int = Field(description="Slices with lesion above the threshold.")
     threshold: float
+    probability: Probability | None = Field(
+        default=None,
+        description="The greatest lesion probability of a slice with lung; null without any, and "
+        "absent in older documents.",
+    )
     distribution: LesionDistribution | None = Field(description="Null without any lesion.")
 
 
@@ -337,6 +342,10 @@ def _lesion(findings: Findings) -> Lesion:
         lesion_ml=burden.lesion_ml,
         slices=sum(item.lesion_area_px > 0 for item in findings.slices),
         threshold=findings.model.lesion_threshold,
+        probability=max(
+            (_slice(item).lesion_probability for item in findings.slices if item.has_lung),
+            default=None,
+        ),
         distribution=distribution,
     )
 

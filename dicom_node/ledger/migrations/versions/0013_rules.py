@@ -30,6 +30,7 @@ def upgrade() -> None:
     op.execute(analyses.update().values(queue_at=analyses.c.created_at))
     op.drop_index("ix_analyses_state", table_name="analyses")
     op.create_index("ix_analyses_state_queue_at", "analyses", ["state", "queue_at"])
+    op.create_index("ix_analyses_finished_at", "analyses", ["finished_at"])
     op.add_column("shipments", sa.Column("held_at", sa.Double(), nullable=True))
 
 

@@ -16,11 +16,13 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
+from dicom_node.cli import bundle as bundle_verbs
 from dicom_node.cli import evaluate as evaluate_verbs
 from inference.bundle import load_bundle, make_untrained_bundle
 from inference.domain import DiseaseClass
 from inference.errors import BundleError
 from inference.lung_crop import CropParameters
+from inference.reference import load_reference
 from inference.slice_net import SliceNetParameters
 from support.peers import require_peer
 from support.synthetic_ct import synthetic_series
@@ -32,6 +34,7 @@ from training.evaluation.document import EvaluationDocument
 from training.evaluation.errors import EvaluationError
 from training.evaluation.evaluate import evaluate, predict
 from training.evaluation.predictions import load_prediction
+from training.evaluation.reference import make_reference
 
 SLICES = 22
 MATRIX = 128
@@ -168,6 +171,27 @@ def test_the_figures_follow_from_the_predictions(
     assert accuracy.p is not None
     assert 0 < accuracy.p <= 1
     assert EvaluationDocument.model_validate_json((out / "metrics.json").read_text()) == document
+
+
+def test_a_reference_is_made_of_the_predictions(
+    evaluated: tuple[EvaluationDocument, Path], bundle: Path
+) -> None:
+    document, out = evaluated
+    before = load_bundle(bundle).identity
+    told = CliRunner().invoke(
+        bundle_verbs.app, ["reference", str(bundle), "--evaluation", str(out)]
+    )
+    assert told.exit_code == 0, told.output
+    reference = load_reference(bundle)
+    assert reference is not None
+    assert (reference.series, reference.model_sha256) == (8, document.model.sha256)
+    assert load_bundle(bundle).identity == before  # it is no part of the model
+    for key in ("probability.covid19", "lesion_probability"):
+        assert sum(reference.measures[key].counts) == 8
+    with pytest.raises(EvaluationError, match="not of this bundle"):
+        make_reference(out, "0" * 64)
+    with pytest.raises(EvaluationError, match="is no evaluation"):
+        make_reference(out.parent, before.sha256)
 
 
 def test_the_report_stands_alone(evaluated: tuple[EvaluationDocument, Path]) -> None:

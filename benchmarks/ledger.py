@@ -41,11 +41,13 @@ from dicom_node.domain import StoredInstance  # noqa: E402
 from dicom_node.header import InstanceHeader  # noqa: E402
 from dicom_node.ledger import Arrival, Ledger, open_ledger  # noqa: E402
 from dicom_node.ledger.leases import this_owner  # noqa: E402
+from dicom_node.ledger.readings import readings_between  # noqa: E402
 from dicom_node.logs import configure  # noqa: E402
 from dicom_node.reconciler import Reconciler  # noqa: E402
 from dicom_node.settings import NodeSettings  # noqa: E402
 
-GOALS = {"sweep": 0.050, "serving again after SIGKILL: C-ECHO": 10.0,
+GOALS = {"sweep": 0.050, "claim of the first in the queue": 0.050,
+         "serving again after SIGKILL: C-ECHO": 10.0,
          "serving again after SIGKILL: swept": 10.0}  # fmt: skip
 MONTH_S = 31 * 86400.0  # longer ago than this, everything in the history is purged
 STDERR = Console(stderr=True)
@@ -151,9 +153,21 @@ def in_process(
         "retention, nothing to purge": lambda: ledger.retention.purge(MONTH_S),
     }
     found = {name: repeated(work, rounds) for name, work in operations.items()}
-    ids, owner = iter(waiting), this_owner()
-    claim = lambda: ledger.analyses.claim(next(ids), owner, 120.0)  # noqa: E731
-    return {**found, "claim": repeated(claim, len(waiting))}
+    owner = this_owner()
+    now = ledger.database.now()
+    claim = lambda: ledger.analyses.claim_next(owner, 120.0)  # noqa: E731
+    return {
+        **found,
+        "drift, 30 days against 30 before": repeated(
+            lambda: (
+                readings_between(ledger.database, now - MONTH_S, now),
+                readings_between(ledger.database, now - 2 * MONTH_S, now - MONTH_S),
+            ),
+            min(rounds, 5),
+        ),
+        "rules, the last 200 series": repeated(lambda: ledger.traits.recent(200), min(rounds, 5)),
+        "claim of the first in the queue": repeated(claim, len(waiting)),
+    }
 
 
 def repeated(work: Callable[[], object], rounds: int, limit_s: float = 10.0) -> list[float]:

@@ -152,6 +152,7 @@ class _Block:
             "analyses",
             revision_id=revision, run=1, state="done", attempts=1, lease_token=1, lease_owner=None,
             lease_expires_at=None, ready_at=at, nudged_at=at, created_at=at, started_at=at,
+            queue_at=at,
             finished_at=at + 60, stage="results", done=1, total=1, reason="", result=_RESULT,
         )  # fmt: skip
         shipment = self._add(
@@ -288,7 +289,7 @@ class Opened:
         now = self._now
         return self._insert(
             tables.analyses, revision_id=self._revision(uid, "selected"), run=1, state=state,
-            ready_at=now, created_at=now, nudged_at=now,
+            ready_at=now, created_at=now, nudged_at=now, queue_at=now,
         )  # fmt: skip
 
     def _shipment(self, analysis: int, number: int) -> None:

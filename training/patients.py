@@ -23,6 +23,7 @@ from training.durable import file_digest
 from training.errors import CheckpointError
 from training.features import PatientFeatures, slice_features
 from training.loop import TrainingProgress, fit
+from training.optimizer import make_optimizer
 from training.processes import Processes, join_processes
 from training.recipe import PatientRecipe, SliceRecipe, read_recipe, recipe_json
 from training.run_folder import BEST, RunFolder, RunRecord, cache_record, load_weights, read_record
@@ -34,7 +35,6 @@ __all__ = [
     "load_slice_net",
     "pad_features",
     "patient_metrics",
-    "patient_optimizer",
     "train_patients",
 ]
 
@@ -118,7 +118,7 @@ def train_patients(
             raise CheckpointError(
                 f"a batch of {recipe.batch} cannot be shared by {processes.world} processes"
             )
-        features = _features(cache, net, size, processes, progress)
+        features = _features(cache, net, size, processes, progress, recipe.centers_hu)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             patient_net = PatientNet(parameters).to(processes.device)
@@ -127,7 +127,7 @@ def train_patients(
         record = RunRecord("patients", document, cache_record(cache), start)
         run = RunFolder(out, record, writes=processes.is_first)
         processes.wait()
-        optimizer = patient_optimizer(recipe, patient_net)
+        optimizer = make_optimizer(recipe, patient_net)
         return fit(task, optimizer, run, processes, progress=progress)
 
 
@@ -144,28 +144,23 @@ def _features(
     size: int,
     processes: Processes,
     progress: TrainingProgress | None,
+    centers_hu: Sequence[float],
 ) -> dict[str, PatientFeatures]:
     """Features of training and validation patients; each process makes some, all read all."""
     wanted = [patient for patient in cache.patients if patient.split != "test"]
     steps = progress.steps if progress is not None else None
-    read = partial(slice_features, cache, net, processes.device, dtype=processes.dtype, size=size)
+    read = partial(
+        slice_features,
+        cache,
+        net,
+        processes.device,
+        centers_hu or None,
+        dtype=processes.dtype,
+        size=size,
+    )
     read(patients=wanted[processes.rank :: processes.world], progress=steps)
     processes.wait()
     return read(patients=wanted)
-
-
-def patient_optimizer(recipe: PatientRecipe, net: nn.Module) -> torch.optim.Optimizer:
-    """Return the recipe's optimizer over the parameters of `net`."""
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(
-            net.parameters(), lr=recipe.schedule.lr, weight_decay=recipe.weight_decay
-        )
-    return torch.optim.SGD(
-        net.parameters(),
-        lr=recipe.schedule.lr,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-    )
 
 
 def pad_features(features: Sequence[NDArray[np.float32]]) -> tuple[Tensor, Tensor]:

@@ -177,6 +177,8 @@ class SliceRecipe:
     micro_batch : int
         Slices at a time through the network, for less memory; gradients are summed up to
         `batch`. Batch norm sees these only. 0: all of a device's share.
+    optimizer : "sgd" or "adamw"
+        Paper: sgd, from ImageNet weights. From random weights adamw needs fewer slices.
     momentum, weight_decay : float
     label_smoothing : float
         Of the four-way loss.
@@ -209,6 +211,7 @@ class SliceRecipe:
     augmentation: Augmentation = field(default_factory=Augmentation)
     batch: int = 32
     micro_batch: int = 0
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: float = 0.9
     weight_decay: float = 5e-4
     label_smoothing: float = 0.0
@@ -249,6 +252,9 @@ class PatientRecipe:
         0: as many as there are.
     slice_dropout : float
         Up to this fraction of a patient's slices is left out at random, in order.
+    centers_hu : tuple of float
+        Window centres that features are read at; empty (paper): those of serving, which averages
+        them. One centre costs a third, and its features lie where that average does.
     mix_centers : bool
         True: the features of the window centres are averaged with random weights. Validation
         and serving use the plain mean.
@@ -266,6 +272,7 @@ class PatientRecipe:
     balance: Balance = "classes"
     patients_per_epoch: int = 0
     slice_dropout: float = 0.5
+    centers_hu: tuple[float, ...] = ()
     mix_centers: bool = True
     checkpoint_steps: int = 500
     seed: int = 0

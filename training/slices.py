@@ -24,6 +24,7 @@ from training.durable import file_digest
 from training.errors import CacheError, CheckpointError
 from training.location_loss import location_loss
 from training.loop import TrainingProgress, fit
+from training.optimizer import make_optimizer
 from training.processes import Processes, join_processes
 from training.recipe import SliceRecipe, recipe_json
 from training.run_folder import BEST, RunFolder, RunRecord, cache_record, load_weights
@@ -95,12 +96,7 @@ def train_slices(
         task = _SliceTask(cache, recipe, net, processes)
         record = RunRecord("slices", recipe_json(recipe), cache_record(cache), start)
         run = RunFolder(out, record, writes=processes.is_first)
-        optimizer = torch.optim.SGD(
-            net.parameters(),
-            lr=recipe.schedule.lr,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-        )
+        optimizer = make_optimizer(recipe, net)
         processes.wait()
         return fit(task, optimizer, run, processes, progress=progress, loaders=loaders)
 

@@ -58,6 +58,10 @@ ScheduleOption = Annotated[
 ]
 WarmupOption = Annotated[int | None, typer.Option(min=0, help="Steps of a linear start.")]
 BatchOption = Annotated[int | None, typer.Option(min=1, help="Per step, over all processes.")]
+OptimizerOption = Annotated[
+    Literal["sgd", "adamw"] | None,
+    typer.Option(help="sgd, as the paper; adamw needs fewer samples from random weights."),
+]
 BalanceOption = Annotated[
     Literal["classes", "none"] | None,
     typer.Option(help="classes: a sampler draws every class equally often."),
@@ -96,6 +100,7 @@ def slices(
     lr: RateOption = None,
     schedule: ScheduleOption = None,
     warmup_steps: WarmupOption = None,
+    optimizer: OptimizerOption = None,
     batch: BatchOption = None,
     micro_batch: Annotated[
         int | None, typer.Option(min=1, help="Slices at a time, for less memory.")
@@ -152,6 +157,7 @@ def slices(
         schedule,
         warmup_steps,
         augment,
+        optimizer=optimizer,
         batch=batch,
         micro_batch=micro_batch,
         net=SliceNetParameters(backbone=backbone) if backbone is not None else None,
@@ -189,14 +195,19 @@ def patients(
     lr: RateOption = None,
     schedule: ScheduleOption = None,
     warmup_steps: WarmupOption = None,
-    optimizer: Annotated[
-        Literal["sgd", "adamw"] | None, typer.Option(help="Optimizer. Default: sgd.")
-    ] = None,
+    optimizer: OptimizerOption = None,
     batch: BatchOption = None,
     balance: BalanceOption = None,
     patients_per_epoch: PerEpochOption = None,
     slice_dropout: Annotated[
         float | None, typer.Option(min=0, max=0.95, help="Most slices left out at random.")
+    ] = None,
+    center: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="Window centre in HU that features are read at; may be given several times. "
+            "Default: the three of serving. One takes a third of the time."
+        ),
     ] = None,
     attention: Annotated[
         Literal["slice", "feature"] | None, typer.Option(help="Reading of the paper's Eq. 2.")
@@ -229,6 +240,7 @@ def patients(
         balance=balance,
         patients_per_epoch=patients_per_epoch,
         slice_dropout=slice_dropout,
+        centers_hu=tuple(center) if center else None,
         net=PatientNetParameters(attention=attention) if attention is not None else None,
         label_smoothing=label_smoothing,
         checkpoint_steps=checkpoint_steps,

@@ -139,6 +139,28 @@ def test_patients_are_learned_from_the_features_of_serving(
     assert found.lesion[0] == pytest.approx(lesion, abs=1e-4)
 
 
+@pytest.mark.usefixtures("patient_run")
+def test_patients_learn_from_one_window_centre_too(
+    cache: CohortCache, slice_run: Path, tmp_path: Path
+) -> None:
+    recipe = replace(PATIENTS, stages=(Stage(0, 2),), centers_hu=(-600.0,))
+    before = set((cache.directory / "features").iterdir())
+    train_patients(cache, slice_run, tmp_path / "patients", recipe, device="cpu")
+    (made,) = set((cache.directory / "features").iterdir()) - before
+    shapes = {np.load(file)["centers"].shape[0] for file in made.iterdir()}
+    assert shapes == {1}
+    record = read_record(tmp_path / "patients")
+    assert read_recipe(record.recipe, PatientRecipe).centers_hu == (-600.0,)
+
+
+def test_slices_are_learned_with_adamw(cache: CohortCache, tmp_path: Path) -> None:
+    recipe = replace(SLICES, optimizer="adamw", schedule=Schedule(lr=0.001, kind="cosine"))
+    run = train_slices(cache, tmp_path / "slices", recipe, device="cpu")
+    assert metrics_of(run)[-1]["loss"] < 0.7 * metrics_of(run)[0]["loss"]
+    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    assert "exp_avg" in state["optimizer"]["state"][0]  # AdamW's, which a resumed run goes on with
+
+
 def test_features_are_kept_by_the_weights_digest(
     cache: CohortCache, slice_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

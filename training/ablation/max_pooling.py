@@ -17,7 +17,8 @@ from training.cohort.cache import CohortCache
 from training.durable import file_digest
 from training.features import slice_features
 from training.loop import TrainingProgress, fit
-from training.patients import PatientTask, patient_optimizer
+from training.optimizer import make_optimizer
+from training.patients import PatientTask
 from training.processes import join_processes
 from training.recipe import PatientRecipe, recipe_json
 from training.run_folder import BEST, RunFolder, RunRecord, cache_record
@@ -96,4 +97,4 @@ def train_max_pooling(
         start = {"slices": file_digest(slices / BEST)}
         record = RunRecord("patients max pooling", document, cache_record(cache), start)
         run = RunFolder(out, record, writes=processes.is_first)
-        return fit(task, patient_optimizer(recipe, head), run, processes, progress=progress)
+        return fit(task, make_optimizer(recipe, head), run, processes, progress=progress)

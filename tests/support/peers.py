@@ -14,6 +14,7 @@ __all__ = ["PEERS", "program", "require_peer"]
 
 # sbin: Debian puts Orthanc there, which is not on every user's path.
 _SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin"])
+_VIEWERS = Path(__file__).resolve().parents[2] / ".viewer"
 _PIXELMED = Path("/usr/share/java/pixelmed.jar")
 
 
@@ -54,7 +55,11 @@ PEERS: Mapping[str, Peer] = {
     "postgresql": Peer(lambda: postgresql_bin() is not None, "postgresql"),
     "pixelmed": Peer(_has_pixelmed, "libpixelmed-java default-jre-headless"),
     "promtool": Peer(lambda: program("promtool") is not None, "prometheus"),
+    "systemd": Peer(lambda: program("systemd-analyze") is not None, "systemd"),
     "chromium": Peer(lambda: program("chromium", "chromium-browser") is not None, "chromium"),
+    "ohif": Peer(
+        lambda: any(_VIEWERS.glob("ohif-*/index.html")), "npm, then scripts/install-viewer"
+    ),
 }
 
 

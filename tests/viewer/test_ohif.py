@@ -1,0 +1,107 @@
+"""Results of a series in OHIF: listed, drawn, scrolling with the CT, SEG on and off.
+
+One tab for all: a study takes long to open. Real CT where it lies beside the checkout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.browser import Chromium
+from support.ohif import OHIF
+from support.ohif_tab import CT, OhifTab
+from support.orthanc import Orthanc
+from support.peers import require_peer
+from support.synthetic_ct import synthetic_series
+from support.viewer_study import ViewerStudy, store_study
+
+pytestmark = [
+    *(pytest.mark.peer(name) for name in ("orthanc", "dcmtk", "chromium", "ohif")),
+    pytest.mark.slow,
+    pytest.mark.timeout(1200),  # of the first test, on a machine with other work; else 20 s
+]
+
+REAL = Path(__file__).resolve().parents[3] / "shared/data/covid-ct-md/covid/P001"
+EVERY = 3  # of the real slices
+
+
+@pytest.fixture(scope="module")
+def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+    for name in ("orthanc", "dcmtk", "chromium", "ohif"):
+        require_peer(name)
+    pacs = Orthanc(tmp_path_factory.mktemp("orthanc"))
+    pacs.start()
+    yield pacs
+    pacs.kill()
+
+
+@pytest.fixture(scope="module")
+def study(orthanc: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> ViewerStudy:
+    folder = tmp_path_factory.mktemp("study")
+    if REAL.is_dir():
+        series = sorted(REAL.glob("*.dcm"))[::EVERY]
+    else:
+        series = list(synthetic_series(folder / "ct", slices=40, lesion=True).paths)
+    return store_study(series, folder / "results", orthanc)
+
+
+@pytest.fixture(scope="module")
+def ohif(study: ViewerStudy, orthanc: Orthanc) -> Iterator[OhifTab]:
+    with (
+        OHIF(orthanc.http_port) as viewer,
+        Chromium(webgl=True) as chromium,
+        chromium.tab(width=1280, height=720, is_ours=False, patience_s=600) as tab,
+    ):
+        opened = OhifTab(tab.page)
+        opened.open(viewer.study(study.uid))
+        yield opened
+
+
+def test_every_series_is_listed(ohif: OhifTab, study: ViewerStudy) -> None:
+    found = ohif.display_sets()
+    assert sorted(one["modality"] for one in found) == ["CT", "KO", "OT", "OT", "SEG", "SR"]
+    [ct] = [one for one in found if one["modality"] == "CT"]
+    [overlay] = [one for one in found if str(one["description"]).startswith("AI map")]
+    [segmentation] = [one for one in found if one["modality"] == "SEG"]
+    assert (ct["images"], overlay["images"]) == (study.slices, study.overlays)
+    assert ct["frame_of_reference"]
+    assert {overlay["frame_of_reference"], segmentation["frame_of_reference"]} == {
+        ct["frame_of_reference"]
+    }
+    assert ohif.drawn(CT).coloured == 0
+    # What a reader sees first of each series tells what it is.
+    labels = ohif.page.locator("[data-cy=series-description-label]").all_inner_texts()
+    for words in ("AI page", "AI map"):
+        assert any(label.startswith(words) for label in labels)
+
+
+def test_the_map_lies_beside_the_ct_and_scrolls_with_it(ohif: OhifTab) -> None:
+    right = ohif.put_beside("AI map")
+    drawn = ohif.drawn(right)
+    assert drawn.bright > 10_000
+    assert drawn.coloured > 100  # banner, bar and map
+    ohif.show_slice(right, 6)
+    wanted = ohif.z_mm(right)
+    ohif.wait_for_z(CT, wanted)
+    # The other way round, by the wheel.
+    ohif.scroll(CT, 3)
+    ohif.page.wait_for_function(
+        "z => Math.abs(cornerstone.metaData.get('imagePlaneModule', cornerstone"
+        ".getRenderingEngines()[0].getViewport('default').getCurrentImageId())"
+        ".imagePositionPatient[2] - z) > 0.01",
+        arg=wanted,
+    )
+    ohif.wait_for_z(right, ohif.z_mm(CT))
+
+
+def test_the_segmentation_goes_on_and_off(ohif: OhifTab) -> None:
+    assert ohif.drawn(CT).coloured == 0
+    ohif.load_segmentation()
+    ohif.wait_for_colour(CT, present=True)
+    ohif.toggle_segmentation()
+    ohif.wait_for_colour(CT, present=False)
+    ohif.toggle_segmentation()
+    ohif.wait_for_colour(CT, present=True)

@@ -44,8 +44,9 @@ demo: setup  ## a series through the node into a PACS and back [SERIES=DIR] [OUT
 test: $(VENV)/.installed-test peers lint unit  ## all checks and every test [PYTEST_ARGS=...]
 
 .PHONY: peers
-peers:  ## install the real peers the tests talk to (Debian packages; needs root or sudo)
+peers:  ## install the real peers the tests talk to (Debian packages, which need root or sudo; OHIF)
 	@scripts/install-peers
+	@scripts/install-viewer
 
 .PHONY: lint
 lint: $(VENV)/.installed-test  ## style, types and import rules
@@ -75,6 +76,10 @@ format: $(VENV)/.installed-test  ## rewrite the sources in the project's style
 .PHONY: docs
 docs: $(VENV)/.installed-test  ## write anew what the documents say from the sources
 	@$(BIN)/python scripts/write_documents.py
+
+.PHONY: pictures
+pictures: $(VENV)/.installed-test peers  ## draw the documents' screenshots anew (OHIF, console, report)
+	@$(BIN)/python scripts/draw_screenshots.py
 
 # The tool that makes the site is nobody's need at run time: it comes in with the first `make site`.
 $(VENV)/.installed-docs: $(RECIPE)

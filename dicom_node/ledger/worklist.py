@@ -181,7 +181,7 @@ class Worklist:
                     r.series_id == series_id,
                     r.state.in_([RevisionState.SKIPPED, RevisionState.REJECTED]),
                 )
-                .values(state=state, reason="")
+                .values(state=state, reason="", rule="")
             )
         )
         return ["selection is judged again"] if changed else []

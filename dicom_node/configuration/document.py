@@ -36,16 +36,18 @@ class ConfigurationDocument:
     def text(self) -> str:
         """Return the document as it stands now, right or wrong; empty if there is none.
 
+        What is no UTF-8 is replaced by U+FFFD: whoever loads it is told.
+
         Raises
         ------
         ConfigurationError
             It cannot be read.
         """
         try:
-            return self.path.read_text(encoding="utf-8")
+            return self.path.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return ""
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
             raise ConfigurationError(f"{self.path}: {error}") from error
 
     def digest(self) -> str:
@@ -56,7 +58,7 @@ class ConfigurationDocument:
         ConfigurationError
             It cannot be read.
         """
-        return hashlib.sha256(self.text().encode()).hexdigest()[:16]
+        return _digest(self.text())
 
     @property
     def is_writable(self) -> bool:
@@ -103,19 +105,33 @@ class ConfigurationDocument:
         except OSError as error:
             raise ConfigurationError(f"{error.filename or self.path}: {error.strerror}") from error
 
-    def restore(self, version: Version, change: Change) -> None:
+    def restore(self, version: Version, change: Change, *, seen: str = "") -> None:
         """Make the text of `version` the newest version.
+
+        Parameters
+        ----------
+        seen : str
+            The digest of the document that it was decided on; empty: any.
 
         Raises
         ------
         ConfigurationError
-            It cannot be read, or it is wrong for this software; nothing is changed.
+            It cannot be read, it is wrong for this software, or the document changed since it was
+            `seen`; nothing is changed.
         """
         try:
             text = version.text()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"version {version.number} cannot be read") from error
-        self.edit(change, lambda _: text)
+
+        def make(former: str) -> str:
+            if seen and seen != _digest(former):
+                raise ConfigurationError(
+                    "the configuration was changed meanwhile; look at it and try again"
+                )
+            return text
+
+        self.edit(change, make)
 
     def _validated(self, text: str) -> NodeSettings:
         # Read back by the very loader of the node, from a file beside the document: a relative
@@ -149,3 +165,7 @@ class ConfigurationDocument:
             yield
         finally:
             os.close(descriptor)  # and with it the lock
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

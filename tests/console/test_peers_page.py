@@ -428,8 +428,9 @@ def test_the_command_line_and_the_console_share_one_history(
     admin: httpx.Client, node: ConsoleNode
 ) -> None:
     post(admin, "/peers/add", **GOOD)
+    command = ["-m", "dicom_node", "peers", "remove", "viewer", "--config", str(node.config)]
     subprocess.run(
-        [sys.executable, "-m", "dicom_node", "peers", "remove", "viewer", "--config", str(node.config)],
+        [sys.executable, *command],
         check=True, timeout=120, capture_output=True,
     )  # fmt: skip
     first, second, *_ = History(node.source().root).versions()

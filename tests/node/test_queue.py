@@ -263,6 +263,25 @@ def test_quiet_hours_in_words(ledger: Ledger) -> None:
     assert "quiet" not in in_words(item, this_hour(settings, NOON + HOUR_S))
 
 
+def test_nobody_is_told_of_a_shadow(ledger: Ledger, tmp_path: Path) -> None:
+    from dicom_node.ledger.outbox import JournalRow
+    from dicom_node.notifications.occasions import _positive
+
+    settings = NodeSettings(state_dir=tmp_path)
+    result = {
+        "patient": {"probabilities": {"covid19": 0.9}, "predicted": "covid19"},
+        "model": {"training": "site"},
+    }
+    told = []
+    for plan in (NORMAL, Plan(shadow=True)):
+        claim = ledger.analyses.claim(queued(ledger, plan), this_owner(), 60)
+        assert claim is not None
+        ledger.analyses.finish(claim, result=result, objects=[], destinations={})
+        row = JournalRow(1, NOON, "analysis_done", None, {"analysis_id": claim.analysis_id})
+        told.append(_positive(row, ledger, settings) is not None)
+    assert told == [True, False]
+
+
 # -- rules in the reconciler -----------------------------------------------------------------------
 
 RULES: list[dict[str, Any]] = [

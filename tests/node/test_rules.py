@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from dicom_node.cli import rules as rules_verbs
 from dicom_node.configuration import Change
 from dicom_node.errors import ConfigurationError
 from dicom_node.rules_document import RulesDocument, rule_from
@@ -316,6 +319,22 @@ def test_what_cannot_be_edited_is_left_as_it_is(document: Path, text: str) -> No
     with pytest.raises(ConfigurationError, match="by hand"):
         RulesDocument(document).add(rule("b"), BY)
     assert document.read_text() == text
+
+
+def test_the_command_lists_and_tries_rules(document: Path) -> None:
+    document.write_text(
+        DOCUMENT + '[[rules]]\nname = "heads"\ndescription = ["*head*"]\naction = "skip"\n'
+        'reason = "No heads."\n'
+    )
+    listed = CliRunner().invoke(rules_verbs.app, ["list", "--config", str(document)])
+    assert listed.exit_code == 0, listed.output
+    assert "not analysed: No heads." in listed.output
+    assert "default" in listed.output
+    as_json = CliRunner().invoke(rules_verbs.app, ["list", "--json", "--config", str(document)])
+    [told] = json.loads(as_json.output)
+    assert (told["name"], told["description"]) == ("heads", ["*head*"])
+    tried = CliRunner().invoke(rules_verbs.app, ["test", "--config", str(document)])
+    assert (tried.exit_code, tried.output) == (0, "No series has arrived yet.\n")
 
 
 def test_a_change_that_breaks_the_document_is_refused(document: Path) -> None:

@@ -1,4 +1,4 @@
-"""Draw the documents' screenshots anew: ``make pictures``.
+"""Draw the documents' screenshots anew: ``make pictures``, or one part (console, viewer).
 
 OHIF beside an Orthanc, and the console, over a phantom and made-up findings: no patient, and no
 network's opinion. Needs what the browser tests need (`make peers`).
@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,13 +37,33 @@ GUTTER = 15  # the page leaves room for a scroll bar, which a headless browser d
 PATIENCE_S = 600.0
 
 
-def keep(name: str, page: Page, **options: Any) -> None:
-    """Write what the page shows as a small PNG."""
+def keep(name: str, page: Page, *, wide: int = 0, **options: Any) -> None:
+    """Write what the page shows as a small PNG, `wide` pixels across if that is not 0."""
     picture = Image.open(io.BytesIO(page.screenshot(**options))).convert("RGB")
-    small = picture.quantize(128, dither=Image.Dither.NONE)
+    if wide:
+        picture = picture.resize(
+            (wide, picture.height * wide // picture.width), Image.Resampling.LANCZOS
+        )
     path = PICTURES / f"{name}.png"
-    small.save(path, optimize=True)
+    reduced(picture).save(path, optimize=True)
     print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1000:.0f} kB")
+
+
+def reduced(picture: Image.Image) -> Image.Image:
+    """Reduce to 176 colours: 48 greys, so that CT stays grey, and the rest for the colours.
+
+    Each colour counts once, however much of the picture has it: the map is small.
+    """
+    pixels = np.asarray(picture)  # (rows, columns, RGB)
+    coloured = pixels[np.ptp(pixels, axis=-1) > 16]
+    palette = [level for level in np.linspace(0, 255, 48).astype(int) for _ in range(3)]
+    if len(coloured):
+        once = np.unique(coloured // 8 * 8, axis=0)
+        found = Image.fromarray(once[None]).quantize(128).getpalette() or []
+        palette += found[: 3 * 128]
+    chosen = Image.new("P", (1, 1))
+    chosen.putpalette(palette)
+    return picture.quantize(palette=chosen, dither=Image.Dither.NONE)
 
 
 def keep_top(name: str, page: Page, height: int) -> None:
@@ -67,11 +88,11 @@ def draw_viewer(folder: Path, orthanc: Orthanc) -> Path:
         ohif.show_slice(right, study.overlays // 2)
         ohif.wait_for_z(CT, ohif.z_mm(right))
         tab.page.mouse.move(640, 700)
-        keep("viewer-map", tab.page)
+        keep("viewer-map", tab.page, wide=1024)
         ohif.load_segmentation()
         ohif.show_slice(right, study.overlays // 2)
         ohif.wait_for_colour(CT, present=True)
-        keep("viewer-seg", tab.page)
+        keep("viewer-seg", tab.page, wide=1024)
     return study.report
 
 
@@ -113,13 +134,16 @@ def draw_console(folder: Path, orthanc: Orthanc) -> None:
 
 
 def main() -> None:
+    parts = sys.argv[1:] or ["console", "viewer"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         orthanc = Orthanc(folder / "orthanc")
         orthanc.start()
         try:
-            draw_console(folder, orthanc)
-            draw_report(folder, draw_viewer(folder, orthanc))
+            if "console" in parts:
+                draw_console(folder, orthanc)
+            if "viewer" in parts:
+                draw_report(folder, draw_viewer(folder, orthanc))
         finally:
             orthanc.kill()
 

@@ -10,11 +10,13 @@ browser does: median and worst of each page in milliseconds. The goal is 200 ms.
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import statistics
 import sys
 import tempfile
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,10 +25,23 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 import httpx  # noqa: E402
 from ledger_history import BLOCK, fill, open_work  # noqa: E402
 
+from dicom_node.audit import Auditor  # noqa: E402
+from dicom_node.audit.message import (  # noqa: E402
+    EventID,
+    Outcome,
+    Role,
+    message,
+    network_peer,
+)
+from dicom_node.audit.trail import Head, line_hash  # noqa: E402
+from dicom_node.configuration import Change  # noqa: E402
 from dicom_node.ledger.console_users import ConsoleRole  # noqa: E402
+from dicom_node.peers_document import PeersDocument  # noqa: E402
+from dicom_node.settings import Peer  # noqa: E402
 from support.console_node import ConsoleNode, ServedConsole, csrf_of  # noqa: E402
 
 GOAL_MS = 200.0
+AUDIT_RECORDS = 100_000
 STAGES = ("receiving", "queued", "delivering", "delivered", "not_analysed", "failed")
 
 
@@ -42,12 +57,39 @@ def main() -> None:
         fill(node.ledger, max(1, options.series // BLOCK) * BLOCK, 3)
         open_work(node.ledger)
         node.user("ada", ConsoleRole.ADMIN)
+        fill_configuration(node)
+        fill_trail(node, AUDIT_RECORDS)
         node.now = time.time()
         print(f"{options.series} series, filled in {time.perf_counter() - began:.0f} s")
         with ServedConsole(node) as served, served.log_in("ada") as client:
             slow = measure(client, options.repeat)
         node.ledger.close()
     sys.exit(1 if slow else 0)
+
+
+def fill_configuration(node: ConsoleNode) -> None:
+    """Add peers, one version each."""
+    for number in range(40):
+        change = Change("ada", "console", f"peer p{number} added")
+        PeersDocument(node.config).add(Peer(name=f"p{number}", ae_title=f"P{number}"), change)
+
+
+def fill_trail(node: ConsoleNode, count: int) -> None:
+    """Write a chain of `count` records as the node does, without waiting for the disk each time."""
+    trail = Auditor(node.source(), "listen").trail
+    trail.folder.mkdir(mode=0o700, exist_ok=True)
+    head = Head(file="audit-0000000001.jsonl")
+    lines = []
+    for number in range(count):
+        peer = network_peer(f"CT{number % 9}", "10.0.0.7", requestor=True, role=Role.SOURCE)
+        event = EventID.QUERY if number % 50 == 0 else EventID.INSTANCES_TRANSFERRED
+        made = message(event, "C", Outcome.SUCCESS, [peer], source_id="M3LUNG")
+        record = {"seq": head.seq + 1, "previous": head.sha256, **made}
+        line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
+        lines.append(line)
+        head = replace(head, seq=head.seq + 1, sha256=line_hash(line), size=head.size + len(line))
+    (trail.folder / head.file).write_bytes(b"".join(lines))
+    trail.head_path.write_text(json.dumps(asdict(head)))
 
 
 def measure(client: httpx.Client, repeat: int) -> bool:
@@ -80,6 +122,11 @@ def measure(client: httpx.Client, repeat: int) -> bool:
         "search, nothing there": lambda: client.post("/", data={"csrf": token, "text": "nothing"}),
         "series": lambda: client.get(f"/series/{series_id}"),
         "system": lambda: client.get("/system"),
+        "peers": lambda: client.get("/peers"),
+        "configuration": lambda: client.get("/configuration"),
+        "audit": lambda: client.get("/audit"),
+        "audit, one event": lambda: client.get("/audit", params={"event": "110112"}),
+        "audit, nothing there": lambda: client.get("/audit", params={"peer": "nobody"}),
         "api worklist": lambda: client.get("/api/v1/worklist"),
     }
     slow = False

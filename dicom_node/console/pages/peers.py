@@ -127,11 +127,12 @@ def test(request: Request, name: str) -> Response:
     peer = _peer(request, name)
     words = ""
     try:
-        trial = console.trials.start(console.settings(), peer)
+        console.trials.start(console.settings(), peer)
         record(request, f"connection test of peer {name}")
     except TooManyTrials as refusal:
-        trial, words = console.trials.last(name), str(refusal)
+        words = str(refusal)
     if is_fragment(request):
+        trial = console.trials.last(name)
         return render(request, "_trial.html", peer=peer, trial=trial, words=words)
     return go_to(request, f"/peers/{name}/details#test", said=words)
 

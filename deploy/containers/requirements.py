@@ -1,6 +1,6 @@
 """Print the dependencies of pyproject.toml, one a line, for an image's own layer.
 
-python deploy/containers/requirements.py [--without NAME ...]
+python deploy/containers/requirements.py [--without-model] [--without NAME ...]
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ import re
 import sys
 import tomllib
 from pathlib import Path
+
+MODEL = frozenset({"torch", "torchvision", "safetensors", "openvino", "tensorboard", "matplotlib"})
+"""What reads and trains: only the worker and the training verbs reach it."""
 
 
 def requirements(project: Path, without: set[str]) -> list[str]:
@@ -25,6 +28,8 @@ def requirements(project: Path, without: set[str]) -> list[str]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--without", action="append", default=[], metavar="NAME")
+    parser.add_argument("--without-model", action="store_true", help="leave out what reads")
     arguments = parser.parse_args()
-    lines = requirements(Path("pyproject.toml"), set(arguments.without))
+    without = set(arguments.without) | (MODEL if arguments.without_model else set())
+    lines = requirements(Path("pyproject.toml"), without)
     sys.stdout.write("\n".join(lines) + "\n")

@@ -105,11 +105,11 @@ def test_a_change_is_seen_and_taken_back(node: ConsoleNode, chromium: Chromium) 
         assert [peer.name for peer in node.source().peers] == ["viewer"]
         page.get_by_role("link", name="Configuration", exact=True).click()
         page.get_by_role("link", name="What changed").first.click()
-        expect(page.locator("tr.new", has_text="VIEWER")).to_be_visible()
+        expect(page.locator("tr.new", has_text='ae_title = "VIEWER"')).to_be_visible()
         assert barriers(page) == []
         page.get_by_role("link", name="Configuration").first.click()
         page.get_by_role("link", name="Restore …").first.click()
-        expect(page.locator("tr.gone", has_text="VIEWER")).to_be_visible()
+        expect(page.locator("tr.gone", has_text='ae_title = "VIEWER"')).to_be_visible()
         assert barriers(page) == []
         page.get_by_role("button", name="Restore version").click()
         expect(page.get_by_role("heading", name="Configuration")).to_be_visible()

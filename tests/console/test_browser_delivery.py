@@ -18,7 +18,12 @@ from support.console_node import ConsoleNode, ServedConsole
 from support.console_tab import console_tab
 from support.orthanc import Orthanc
 
-pytestmark = [pytest.mark.peer("chromium"), pytest.mark.peer("orthanc")]
+pytestmark = [
+    pytest.mark.peer("chromium"),
+    pytest.mark.peer("orthanc"),
+    pytest.mark.slow,
+    pytest.mark.timeout(600),  # processes of the node start, on a machine with other work
+]
 
 PACS = '[[peers]]\nname = "{name}"\nae_title = "{title}"\nhost = "127.0.0.1"\nport = {port}\n'
 
@@ -53,6 +58,7 @@ def test_a_parked_delivery_is_sent_after_the_title_was_corrected(
 
     node.config.write_text(peers("NOBODY"))
     node.user("ada", ConsoleRole.ADMIN)
+    node.now -= 600  # the reading ended in the past: what it wrote is due
     series_id = node.read()
     node.now = time.time()
     with ExitStack() as stack:

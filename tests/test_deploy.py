@@ -120,6 +120,7 @@ def test_user_and_folders_are_made(tmp_path: Path) -> None:
         place = tmp_path / "usr" / "lib" / folder
         place.mkdir(parents=True)
         shutil.copy(DEPLOY / "systemd" / f"m3lung.{kind}.conf", place / "m3lung.conf")
+    (tmp_path / "etc").mkdir()
     if os.geteuid() != 0:
         pytest.skip("only root gives files to others")
     for command in (

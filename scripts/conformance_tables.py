@@ -33,9 +33,11 @@ from dicom_node.domain import (
     Receipt,
 )
 from dicom_node.header_reader import NODE_MODEL_NAME
-from dicom_node.listener.contexts import CT_STORAGE, acceptable_contexts, report_contexts
+from dicom_node.listener.contexts import acceptable_contexts, report_contexts
 from dicom_node.listener.negotiation import acceptance, decode_request
-from dicom_node.listener.status import Rejection, SOPClassNotSupported, status_of
+from dicom_node.listener.status import Rejection
+from dicom_node.reception.sop_classes import CT_STORAGE
+from dicom_node.reception.status import SOPClassNotSupported, status_of
 from dicom_node.results.codes import Concept
 from dicom_node.results.result_set import MANUFACTURER
 from dicom_node.settings import NodeSettings

@@ -90,7 +90,7 @@ class _StowShipment:
         for number, (candidate, stored) in enumerate(ready.candidates, 1):
             self._books.choose(ready.delivery, candidate, refused)
             outcome, answer = self._store(stored)
-            crash_point("delivery.after_stow")
+            crash_point("delivery.after_c_store")
             is_last = number == len(ready.candidates)
             if is_last or answer is None or answer.other is not Other.SOP_CLASS:
                 self._books.note(ready.delivery, candidate.object_id, outcome)

@@ -39,10 +39,13 @@ from dicom_node.listener.pdu_stream import (
     PeerTooSlow,
 )
 from dicom_node.listener.reports import answer_event
-from dicom_node.listener.status import SUCCESS, AbortReason, Rejection, status_of
-from dicom_node.listener.storage import Dataset, Refused, Session, Storage
-from dicom_node.listener.water_marks import shortage
+from dicom_node.listener.status import AbortReason, Rejection
+from dicom_node.listener.storage import Session, Storage
 from dicom_node.logs import get_logger
+from dicom_node.reception.caller import Caller
+from dicom_node.reception.kept import Dataset, Refused
+from dicom_node.reception.status import SUCCESS, status_of
+from dicom_node.reception.water_marks import shortage
 from dicom_node.settings import NodeSettings
 
 __all__ = ["AssociationHandler"]
@@ -107,7 +110,7 @@ class AssociationHandler:
         storage: Storage,
         settings: Callable[[], NodeSettings],
         is_stopping: Callable[[], bool],
-        caller: negotiation.Caller,
+        caller: Caller,
         auditor: Auditor,
     ) -> None:
         self._caller = caller

@@ -14,46 +14,15 @@ from pynetdicom.presentation import (
     PresentationContext,
     build_context,
 )
-from pynetdicom.sop_class import (
-    CTImageStorage,
-    EnhancedCTImageStorage,
-    LegacyConvertedEnhancedCTImageStorage,
-    Verification,
-)
+from pynetdicom.sop_class import Verification
 
+from dicom_node.reception.sop_classes import CT_STORAGE, DECODABLE_TRANSFER_SYNTAXES
 from dicom_node.storage_commitment import PUSH_MODEL
 
 __all__ = [
-    "CT_STORAGE",
-    "DECODABLE_TRANSFER_SYNTAXES",
     "acceptable_contexts",
     "report_contexts",
 ]
-
-CT_STORAGE: frozenset[str] = frozenset(
-    {CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage}
-)
-"""What is kept and analysed."""
-
-DECODABLE_TRANSFER_SYNTAXES: tuple[str, ...] = (
-    # In our order of preference, where a sender lets us choose within one context: what needs no
-    # decoder, then lossless, then lossy.
-    uid.ExplicitVRLittleEndian,
-    uid.ImplicitVRLittleEndian,
-    uid.ExplicitVRBigEndian,
-    uid.JPEGLosslessSV1,
-    uid.JPEGLossless,
-    uid.JPEGLSLossless,
-    uid.JPEG2000Lossless,
-    uid.HTJ2KLossless,
-    uid.HTJ2KLosslessRPCL,
-    uid.RLELossless,
-    uid.JPEGLSNearLossless,
-    uid.JPEG2000,
-    uid.HTJ2K,
-    uid.JPEGBaseline8Bit,
-)
-"""Not the deflated syntax: a megabyte of it can inflate to gigabytes."""
 
 # Objects that are accepted and thrown away are never decoded: videos may come, too.
 _IGNORED_TRANSFER_SYNTAXES = DECODABLE_TRANSFER_SYNTAXES + tuple(

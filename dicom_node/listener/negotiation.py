@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -21,9 +20,10 @@ from pynetdicom.presentation import PresentationContext, negotiate_as_acceptor
 from dicom_node.domain import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.listener.contexts import acceptable_contexts, report_contexts
 from dicom_node.listener.status import AbortReason, Rejection
+from dicom_node.reception.caller import Caller
 from dicom_node.settings import NodeSettings, Peer
 from dicom_node.storage_commitment import PUSH_MODEL
-from dicom_node.tls import PeerCertificate, mismatch
+from dicom_node.tls import mismatch
 
 __all__ = [
     "AcceptedContext",
@@ -107,25 +107,6 @@ def _title(field: bytes) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
-    """Who is on the other end of the connection, before it says a title.
-
-    Attributes
-    ----------
-    address : str
-        Its IP address.
-    secure : bool
-        Whether the connection is TLS.
-    certificate : PeerCertificate or None
-        What it proved to own.
-    """
-
-    address: str
-    secure: bool = False
-    certificate: PeerCertificate | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Objection:
     """Why a caller is not served: for the wire, and in words for logs and audit."""
 
@@ -186,19 +167,13 @@ def _titled(request: AssociationRequest, settings: NodeSettings) -> list[Peer]:
 
 def _not_it(peer: Peer, caller: Caller) -> str | None:
     """Return in words why `caller` cannot be `peer`, whose title it uses; None if it can."""
-    if peer.addresses and not _is_within(caller.address, peer.addresses):
+    if not caller.is_within(peer.addresses):
         return f"{peer.name} does not call from this address"
     if peer.tls and not caller.secure:
         return f"{peer.name} has to call over TLS"
     if caller.secure and not peer.tls:
         return f"{peer.name} calls over TLS, and no certificate is bound to it (tls = true)"
     return mismatch(caller.certificate, peer) if peer.tls else None
-
-
-def _is_within(address: str, networks: tuple[str, ...]) -> bool:
-    found = ipaddress.ip_address(address.partition("%")[0])
-    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
-    return any((mapped or found) in ipaddress.ip_network(network) for network in networks)
 
 
 def acceptance(

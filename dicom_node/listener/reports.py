@@ -11,8 +11,8 @@ from dicom_node.errors import CannotUnderstand, OutOfResources
 from dicom_node.ledger import TakenReport
 from dicom_node.listener.command_set import Command, encode_response
 from dicom_node.listener.negotiation import AcceptedContext
-from dicom_node.listener.status import SOPClassNotSupported, status_of
 from dicom_node.logs import get_logger
+from dicom_node.reception.status import SOPClassNotSupported, status_of
 from dicom_node.storage_commitment import (
     MAX_REPORT_BYTES,
     PUSH_MODEL,

@@ -15,10 +15,10 @@ from dicom_node.errors import ConfigurationError
 from dicom_node.listener.admission import Admission, Visitor
 from dicom_node.listener.association import AssociationHandler
 from dicom_node.listener.contexts import acceptable_contexts
-from dicom_node.listener.negotiation import Caller
 from dicom_node.listener.pdu_stream import PDUStream
 from dicom_node.listener.storage import Storage
 from dicom_node.logs import get_logger
+from dicom_node.reception.caller import Caller
 from dicom_node.settings import NodeSettings
 from dicom_node.tls import PeerCertificate, tls_failure
 

@@ -15,13 +15,13 @@ from dicom_node.audit import Auditor
 from dicom_node.errors import NodeError
 from dicom_node.ledger import open_ledger
 from dicom_node.listener.admission import Admission
-from dicom_node.listener.group_commit import GroupCommit
 from dicom_node.listener.server import AssociationServer, bind
 from dicom_node.listener.storage import Storage
 from dicom_node.listener.supervisor import Supervisor
-from dicom_node.listener.water_marks import WaterMarks
 from dicom_node.logs import get_logger
 from dicom_node.pulse import Pulse
+from dicom_node.reception.group_commit import GroupCommit
+from dicom_node.reception.water_marks import WaterMarks
 from dicom_node.settings import NodeSettings
 from dicom_node.spool import Spool
 from dicom_node.tls import ServerContexts
@@ -144,9 +144,9 @@ def _serve(
             spool,
             ledger.intake,
             GroupCommit(spool, ledger.intake),
-            ledger.commitment_reports,
-            WaterMarks(spool),
-            pulse.tally,
+            marks=WaterMarks(spool),
+            tally=pulse.tally,
+            reports=ledger.commitment_reports,
         )
         admission = Admission()
         servers = [

@@ -36,7 +36,7 @@ class PeerCertificate:
     names: tuple[str, ...]
 
     @classmethod
-    def of(cls, connection: ssl.SSLSocket) -> Self | None:
+    def of(cls, connection: ssl.SSLSocket | ssl.SSLObject) -> Self | None:
         """Return the other side's certificate after the handshake, None if it showed none."""
         encoded = connection.getpeercert(binary_form=True)
         if not encoded:

@@ -30,7 +30,8 @@ from pydicom.uid import (
 from pynetdicom import AE
 from pynetdicom.presentation import AllStoragePresentationContexts
 
-from dicom_node.listener.contexts import DECODABLE_TRANSFER_SYNTAXES, acceptable_contexts
+from dicom_node.listener.contexts import acceptable_contexts
+from dicom_node.reception.sop_classes import DECODABLE_TRANSFER_SYNTAXES
 from dicom_node.spool import content_digest
 from support.listening import (
     Aborted,

@@ -22,8 +22,8 @@ from dicom_node.domain import Receipt, StoredInstance
 from dicom_node.errors import CannotUnderstand, DatasetMismatch, LedgerError, OutOfResources
 from dicom_node.header import InstanceHeader
 from dicom_node.ledger import Arrival
-from dicom_node.listener.group_commit import GroupCommit
-from dicom_node.listener.status import SOPClassNotSupported, status_of
+from dicom_node.reception.group_commit import GroupCommit
+from dicom_node.reception.status import SOPClassNotSupported, status_of
 from dicom_node.spool import Spool, content_digest
 from support.listening import Aborted, ListeningNode, RawSender, ct_dataset, encode
 

@@ -19,9 +19,9 @@ import pytest
 from pydicom.uid import CTImageStorage
 
 from dicom_node.ledger import open_ledger
-from dicom_node.listener.group_commit import GroupCommit
 from dicom_node.listener.server import AssociationServer, bind
 from dicom_node.listener.storage import Storage
+from dicom_node.reception.group_commit import GroupCommit
 from dicom_node.settings import NodeSettings
 from dicom_node.spool import Spool
 from support.listening import (

@@ -21,7 +21,7 @@ from dicom_node.header import InstanceHeader
 from dicom_node.ledger import Arrival, Ledger, NewObject, open_ledger, tables
 from dicom_node.ledger.leases import this_owner
 from dicom_node.ledger.states import DeliveryState
-from dicom_node.listener.group_commit import GroupCommit
+from dicom_node.reception.group_commit import GroupCommit
 from dicom_node.retention import Janitor, purge
 from dicom_node.settings import NodeSettings, RetentionSettings
 from dicom_node.spool import Spool

@@ -25,7 +25,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from typer.testing import CliRunner
 
 from dicom_node.cli.app import app
-from dicom_node.listener.contexts import DECODABLE_TRANSFER_SYNTAXES
+from dicom_node.reception.sop_classes import DECODABLE_TRANSFER_SYNTAXES
 from dicom_node.worker import model
 from inference.analyzer import Analyzer
 from support.listening import ListeningNode, RawSender

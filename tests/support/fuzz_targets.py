@@ -31,8 +31,8 @@ from dicom_node.ledger import open_ledger
 from dicom_node.listener import negotiation, server
 from dicom_node.listener.command_set import decode_command, encode_response
 from dicom_node.listener.contexts import acceptable_contexts
-from dicom_node.listener.group_commit import GroupCommit
 from dicom_node.listener.storage import Storage
+from dicom_node.reception.group_commit import GroupCommit
 from dicom_node.results.source import SourceSeries
 from dicom_node.selection import read_frames as read_geometry
 from dicom_node.settings import NodeSettings

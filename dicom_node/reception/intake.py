@@ -1,4 +1,4 @@
-"""What the listener needs of the ledger."""
+"""What receiving needs of the ledger."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Intake"]
 
 
 class Intake(Protocol):
-    """The ledger's door for the listener: :class:`dicom_node.ledger.Intake`, or a test's own."""
+    """The ledger's door for who receives: :class:`dicom_node.ledger.Intake`, or a test's own."""
 
     def open_association(self, *, calling_ae: str, called_ae: str, address: str) -> int:
         """Record an association that starts to store; return its id."""

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from dicom_node.crashpoints import crash_point
 from dicom_node.domain import Receipt
 from dicom_node.ledger import Arrival
-from dicom_node.listener.intake import Intake
 from dicom_node.logs import get_logger
+from dicom_node.reception.intake import Intake
 from dicom_node.spool import Spool
 
 __all__ = ["GroupCommit"]

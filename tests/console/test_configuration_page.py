@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from dicom_node import __version__
 from dicom_node.configuration import Change, ConfigurationDocument, History
 from dicom_node.ledger.console_users import ConsoleRole
 from dicom_node.peers_document import PeersDocument
@@ -135,6 +136,7 @@ def test_no_page_shows_a_secret(admin: httpx.Client, node: ConsoleNode) -> None:
 
 def test_a_version_is_restored_and_in_force(admin: httpx.Client, node: ConsoleNode) -> None:
     asked = admin.get("/configuration/versions/1/restore")
+    assert f"<footer>m3lung-node {__version__}</footer>" in asked.text
     assert "Restore version 1?" in asked.text
     assert ("gone", 'ae_title = "ARCHIVE"') in lines(asked.text)
     assert [peer.name for peer in node.source().peers] == ["pacs"]

@@ -75,7 +75,7 @@ def read(request: Request, revision: int) -> Response:
         "version.html",
         document=document_state(request),
         revision=revision,
-        version=_version(request, revision) if revision else None,
+        chosen=_version(request, revision) if revision else None,
         lines=masked(_text_of(request, revision)).splitlines(),
     )
 
@@ -152,7 +152,7 @@ def _confirm(request: Request, version: Version, *, words: str = "") -> Response
         "restore.html",
         status_code=422 if words else 200,
         document=document_state(request),
-        version=version,
+        chosen=version,  # "version" is the software's
         difference=_difference(request, AS_IT_STANDS, version.number),
         seen=document_of(request).digest(),
         words=words,

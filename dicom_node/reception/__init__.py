@@ -1,4 +1,4 @@
-"""What every door of the node does with an instance that comes in, DIMSE or HTTP.
+"""What is done with an instance that comes in, whatever protocol it came by.
 
 Read in the order of an instance::
 
@@ -11,6 +11,5 @@ Read in the order of an instance::
     intake           what is needed of the ledger
     status           what is answered: status by exception
 
-The doors themselves, :mod:`dicom_node.listener` and :mod:`dicom_node.stow`, know how to read
-their protocol and nothing of each other.
+The listener knows how to read its protocol; nothing here does.
 """

@@ -1,59 +1,28 @@
-"""DICOMweb (PS3.18): our own STOW-RS service, and what peers and we show each other."""
+"""DICOMweb (PS3.18): what we show the peers that results go to."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import SecretStr, model_validator
 
 from dicom_node.settings.peer import Peer
-from dicom_node.settings.sections import Seconds, Section
+from dicom_node.settings.sections import Section
 
-__all__ = ["PeerCredentials", "StowSettings", "credentials_key", "objection_to_dicomweb"]
+__all__ = ["PeerCredentials", "credentials_key", "objection_to_dicomweb"]
 
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # b64token, RFC 6750 §2.1
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
-_LEAST_TOKEN = 24  # characters: it is all that a stranger has to guess
-
-
-class StowSettings(Section):
-    """The STOW-RS service (PS3.18 §10.5): instances by HTTP POST, beside the DICOM SCP."""
-
-    enabled: bool = False  # True: `m3lung serve` starts it
-    host: str = "127.0.0.1"  # address to listen on; "0.0.0.0" opens it to the network
-    port: Annotated[int, Field(ge=0, le=65535)] = 8104  # 0: any free one (tests)
-    base_path: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)*$")] = (
-        "/dicom-web"  # /studies comes behind it
-    )
-    tls: bool = False  # True: HTTPS with the certificate of [tls]; peers may show theirs
-    max_requests: Annotated[int, Field(ge=1, le=256)] = 16  # at a time; then 503
-    max_connections: Annotated[int, Field(ge=1)] = 128  # TCP, with or without a request
-    max_connections_per_address: Annotated[int, Field(ge=1)] = 32  # TCP, of one address
-    max_request_bytes: Annotated[int, Field(ge=1 << 20)] = 16 << 30  # larger: refuse, 413
-    max_parts: Annotated[int, Field(ge=1)] = 20000  # of one request; more: refuse, 413
-    request_timeout_s: Seconds = 10.0  # TLS handshake and header; a connection without a request
-    block_timeout_s: Seconds = 20.0  # each 256 KiB of a body
-    settle_s: Seconds = 15.0  # quiet time beside good evidence: no request says it is the last
 
 
 class PeerCredentials(Section):
-    """What a peer and this node show each other in DICOMweb; its place is the environment."""
+    """What we show a peer in DICOMweb; its place is the environment."""
 
     token: SecretStr = SecretStr("")  # bearer token that we show: M3LUNG_CREDENTIALS__NAME__TOKEN
     user: str = ""  # or user and password that we show (RFC 7617)
     password: SecretStr = SecretStr("")  # M3LUNG_CREDENTIALS__NAME__PASSWORD
-    accepted_token: SecretStr = SecretStr(
-        ""  # bearer token that the peer shows to [stow]; two, with a comma, while it is changed
-    )
-
-    @property
-    def accepted_tokens(self) -> tuple[str, ...]:
-        """The bearer tokens that this peer may show."""
-        text = self.accepted_token.get_secret_value()
-        return tuple(part.strip() for part in text.split(",")) if text else ()
 
     @property
     def are_shown(self) -> bool:
@@ -71,12 +40,6 @@ class PeerCredentials(Section):
             raise ValueError("user: no colon, no control characters (RFC 7617 §2)")
         if token and not _TOKEN.fullmatch(token):
             raise ValueError("token: letters, digits and -._~+/ only (RFC 6750 §2.1)")
-        for one in self.accepted_tokens:
-            if not _TOKEN.fullmatch(one) or len(one) < _LEAST_TOKEN:
-                raise ValueError(
-                    f"accepted_token: {_LEAST_TOKEN} or more letters, digits and -._~+/ "
-                    "(openssl rand -hex 24)"
-                )
         return self
 
 
@@ -88,18 +51,9 @@ def credentials_key(name: str) -> str:
     return name.replace("-", "_")
 
 
-def objection_to_dicomweb(
-    peers: Iterable[Peer],
-    credentials: Mapping[str, PeerCredentials],
-    stow: StowSettings,
-    *,
-    has_tls: bool,
-) -> str:
+def objection_to_dicomweb(peers: Iterable[Peer], credentials: Mapping[str, PeerCredentials]) -> str:
     """Return why these do not go together, empty if they do."""
     keys: dict[str, Peer] = {}
-    tokens: set[str] = set()
-    if stow.tls and not has_tls:
-        return "stow.tls needs our own certificate, key and ca under [tls]"
     for peer in peers:
         key = credentials_key(peer.name)
         if key in credentials and key in keys:
@@ -110,11 +64,6 @@ def objection_to_dicomweb(
             return f"credentials.{key}: peer {peer.name} has no stow_url to show them to"
         if found.are_shown and _is_overheard(peer):
             return f"credentials.{key}: would travel in the clear to {peer.stow_url}: use https"
-        if tokens.intersection(found.accepted_tokens):
-            return f"credentials.{key}.accepted_token: another peer has the same"
-        tokens.update(found.accepted_tokens)
-        if peer.is_destination and (peer.stow_host, peer.stow_port) == (stow.host, stow.port):
-            return f"peers.{peer.name}: stow_url is the node itself; results would loop"
     return ""
 
 

@@ -12,7 +12,6 @@ from dicom_node.domain import AETitle
 from dicom_node.errors import ConfigurationError
 from dicom_node.settings.dicomweb import (
     PeerCredentials,
-    StowSettings,
     credentials_key,
     objection_to_dicomweb,
 )
@@ -55,7 +54,6 @@ class NodeSettings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"  # of every process
     listener: ListenerSettings = ListenerSettings()
     tls: TLSSettings = TLSSettings()
-    stow: StowSettings = StowSettings()
     audit: AuditSettings = AuditSettings()
     ledger: LedgerSettings = LedgerSettings()
     broker: BrokerSettings = BrokerSettings()
@@ -106,9 +104,7 @@ class NodeSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _dicomweb_is_whole(self) -> NodeSettings:
-        objection = objection_to_dicomweb(
-            self.peers, self.credentials, self.stow, has_tls=self.tls.enabled
-        )
+        objection = objection_to_dicomweb(self.peers, self.credentials)
         if objection:
             raise ValueError(objection)
         return self
@@ -166,7 +162,7 @@ class NodeSettings(BaseSettings):
         return self.listener.called_ae_titles or (self.ae_title,)
 
     def credentials_of(self, peer: Peer) -> PeerCredentials:
-        """Return what `peer` and this node show each other in DICOMweb."""
+        """Return what this node shows `peer` in DICOMweb."""
         return self.credentials.get(credentials_key(peer.name), PeerCredentials())
 
     def quiet(self, now: float) -> dict[str, QuietHours]:

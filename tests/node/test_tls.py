@@ -532,7 +532,7 @@ def test_a_renewed_certificate_is_taken_up_and_a_broken_one_is_not(
         ('[tls]\ncertificate = "a"', "belong together"),
         ("[tls]\nrequired = true", "required needs"),
         ('[[peers]]\nname = "p"\nae_title = "P"\ntls = true', "tls needs our own certificate"),
-        ('[[peers]]\nname = "p"\nae_title = "P"\ncertificate_name = "x"', "tls = true only"),
+        ('[[peers]]\nname = "p"\nae_title = "P"\ncertificate_name = "x"', "tls = true or an https"),
         ('[[peers]]\nname = "p"\nae_title = "P"\naddresses = ["10.0.0.300"]', "nor a network"),
         ('[[peers]]\nname = "p"\nae_title = "P"\ncertificate_sha256 = ["ab"]', "64 hexadecimal"),
     ],

@@ -20,7 +20,12 @@ if TYPE_CHECKING:
     from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
-OUTSIDE = ("deploy/README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+OUTSIDE = (
+    "deploy/README.md",
+    "inference/bundles/phantom-v1/model_card.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+)
 """Pages that the navigation names."""
 HOME = {"README.md": "index.md", "docs": "index.md"}
 """What the site has another page for."""

@@ -201,13 +201,7 @@ def certificates(settings: NodeSettings) -> Iterator[Finding]:
 def _model(settings: NodeSettings) -> Iterator[Finding]:
     from inference.bundle import load_bundle
 
-    folder = settings.analysis.bundle
-    if folder is None:
-        yield Finding(
-            "model", True, "no bundle configured: UNTRAINED weights, results mean nothing"
-        )
-        return
-    identity = load_bundle(folder.expanduser()).identity
+    identity = load_bundle(settings.analysis.bundle_folder).identity
     words = f"{identity.name} {identity.version} ({identity.training}), {identity.sha256[:12]}"
     yield Finding("model", True, words)
 

@@ -153,8 +153,8 @@ def _greet(settings: NodeSettings, config: Path | None) -> None:
         )
     if settings.analysis.bundle is None:
         err.print(
-            "[yellow]No model bundle is configured: the node runs an UNTRAINED network whose "
-            "output means nothing and says so.[/]"
+            "[yellow]No model bundle is configured: the node reads with the DEMONSTRATION model, "
+            "trained on synthetic patients, and every result says so.[/]"
         )
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from dicom_node import __version__
@@ -85,16 +84,8 @@ def _disk(settings: NodeSettings) -> Disk:
     )
 
 
-def bundle_folder(settings: NodeSettings) -> Path | None:
-    """Return the folder of the configured bundle."""
-    folder = settings.analysis.bundle
-    return None if folder is None else folder.expanduser()
-
-
 def _model(settings: NodeSettings) -> Model:
-    folder = bundle_folder(settings)
-    if folder is None:
-        return Model("", "untrained", "", "untrained", "")
+    folder = settings.analysis.bundle_folder
     manifest: dict[str, Any] = {}
     error = ""
     try:
@@ -115,9 +106,7 @@ def _model(settings: NodeSettings) -> Model:
 
 def model_card(settings: NodeSettings) -> str:
     """Return the card that lies in the bundle, in Markdown; empty without one."""
-    folder = bundle_folder(settings)
-    if folder is None:
-        return ""
+    folder = settings.analysis.bundle_folder
     for name in ("model_card.md", "MODEL_CARD.md", "model-card.md"):
         try:
             with (folder / name).open(encoding="utf-8", errors="replace") as file:

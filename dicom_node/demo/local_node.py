@@ -28,7 +28,7 @@ def write_configuration(
     port : int
         For the node's listener.
     bundle : Path or None
-        Model bundle; None: an untrained one.
+        Model bundle; None: the demonstration model.
     """
     document = tomlkit.document()
     document.add(tomlkit.comment("The demo's node. Try: m3lung status --config THIS_FILE"))

@@ -91,7 +91,7 @@ def _draw_head(page: Page, findings: Findings, results: ResultSet, step: int, ti
     every = "every slice" if step == 1 else f"every {step}th slice"
     words = (
         f"{len(findings.slices)} slices, {every} from head to feet · above: lung window, below: "
-        f"lesion location above {findings.model.lesion_threshold:g} · {results.model_words}"
+        f"lesion location above {findings.model.lesion_threshold:.2g} · {results.model_words}"
     )
     page.fitted(MARGIN, 60, words, right - MARGIN, 16, DIM)
     warning = " · ".join(filter(None, (results.options.banner, results.training_words)))
@@ -157,6 +157,7 @@ def _draw_scale(page: Page, left: int, top: int, threshold: float) -> None:
     start = round(threshold * width)
     page.paste(ramp[:, start:], left + start, top, width - start, height)
     page.draw.rectangle((left, top, left + width, top + height), outline=DIM)
-    for value in (0.0, threshold, 1.0):
-        page.text(left + round(value * width), top + 16, f"{value:g}", 14, DIM, anchor="ma")
+    # A threshold near 1 leaves no room for both.
+    for value in (0.0, threshold, 1.0) if threshold < 0.8 else (0.0, threshold):
+        page.text(left + round(value * width), top + 16, f"{value:.2g}", 14, DIM, anchor="ma")
     page.text(left + width + 16, top - 3, "lesion probability", 14, DIM)

@@ -165,7 +165,9 @@ class OverlayPainter:
         shown = max(round((1 - threshold) * height), 1)
         picture.paste(Image.fromarray(colours[:shown]), (left, top))
         draw.rectangle((left, top, left + strip - 1, bottom), outline=TEXT_COLOUR)
-        for value in (1.0, threshold, 0.0):
+        # A threshold near 1 leaves no room for both.
+        crowded = shown < size + 2
+        for value in (threshold, 0.0) if crowded else (1.0, threshold, 0.0):
             row = top + round((1 - value) * height)
             draw.text(
                 (left - 4, row),

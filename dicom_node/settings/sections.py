@@ -32,6 +32,9 @@ __all__ = [
     "TLSSettings",
 ]
 
+# Beside this package, since listener and console know its place and import nothing of the model.
+DEMONSTRATION_BUNDLE = Path(__file__).parents[2] / "inference" / "bundles" / "phantom-v1"
+
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -150,7 +153,7 @@ class SelectionSettings(Section):
 class AnalysisSettings(Section):
     """Where and how the model runs; never what it predicts."""
 
-    bundle: Path | None = None  # None: an untrained bundle, made once under the state directory
+    bundle: Path | None = None  # folder of a model bundle; None: the demonstration model
     engine: Literal["auto", "torch", "openvino"] = "auto"  # auto: openvino on a CPU, else torch
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU where there is one
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where it is fast
@@ -162,6 +165,11 @@ class AnalysisSettings(Section):
     lease_s: Seconds = 120.0  # renewed while the worker makes progress
     time_limit_s: Seconds = 3600.0  # one analysis; then it counts as failed
     max_attempts: Annotated[int, Field(ge=1)] = 3  # then the series is quarantined
+
+    @property
+    def bundle_folder(self) -> Path:
+        """The bundle that is read with: the configured one, else the one that comes along."""
+        return DEMONSTRATION_BUNDLE if self.bundle is None else self.bundle.expanduser()
 
 
 class ResultSettings(Section):

@@ -51,7 +51,7 @@ def store_study(series: Sequence[Path], folder: Path, orthanc: Orthanc) -> Viewe
     chosen = [item for item in written if item.kind != ObjectKind.REPORT or item.rank == 0]
     for files in (series, [folder / item.path for item in chosen]):
         subprocess.run(
-            [str(program("dcmsend")), "--decompress-never", "--aec", orthanc.ae_title, "127.0.0.1",
+            [str(program("dcmsend")), "--decompress-never", "--call", orthanc.ae_title, "127.0.0.1",
              str(orthanc.dicom_port), *map(str, files)],
             check=True, capture_output=True, timeout=300,
         )  # fmt: skip

@@ -59,6 +59,10 @@ lint: $(VENV)/.installed-test  ## style, types and import rules
 unit: $(VENV)/.installed-test  ## pytest alone, the built wheel included [PYTEST_ARGS=...] [JOBS=2]
 	@$(BIN)/pytest -n $(or $(JOBS),2) --dist loadfile $(PYTEST_ARGS)
 
+.PHONY: viewer
+viewer: $(VENV)/.installed-test  ## results opened in OHIF, in a real browser (needs the peers)
+	@$(BIN)/pytest tests/viewer
+
 .PHONY: chaos
 chaos: $(VENV)/.installed-test  ## make N faults in a real node; count losses [N=200] [SEED=1] [TOPOLOGY=cluster] [MARKDOWN=FILE]
 	@$(BIN)/python tests/chaos/drive.py --faults $(or $(N),200) --seed $(or $(SEED),1) \

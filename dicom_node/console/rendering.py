@@ -179,4 +179,6 @@ def markdown(text: str) -> Markup:
         style = str(token.attrs.pop("style", ""))
         if style.startswith("text-align:"):
             token.attrs["class"] = f"to-{style.removeprefix('text-align:')}"
+        if token.type == "table_open":
+            token.attrs["tabindex"] = "0"  # a wide one scrolls, by the keyboard too
     return Markup(parser.renderer.render(tokens, parser.options, {}))  # noqa: S704

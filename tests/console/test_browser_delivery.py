@@ -68,7 +68,7 @@ def test_a_parked_delivery_is_sent_after_the_title_was_corrected(
         page = stack.enter_context(console_tab(chromium, served)).page
         page.goto(f"/series/{series_id}")
         refused = page.locator(".notice.bad", has_text="pacs:")
-        expect(refused).to_contain_text("called AE title")
+        expect(refused).to_contain_text("the peer is not called NOBODY")
         expect(page.locator(".badge.bad").first).to_have_text("Needs attention")
         assert orthanc.instance_count() == 1  # the report, for the archive
 

@@ -107,7 +107,8 @@ def test_a_form_of_another_site_is_refused(filled: Filled, admin: httpx.Client) 
     path = f"/series/{filled.quarantined}/retry"
     token = csrf_of(admin.get("/").text)
     assert admin.post(path).status_code == 403
-    assert admin.post(path, data={"csrf": token[:-1] + "A"}).status_code == 403
+    altered = ("B" if token[0] == "A" else "A") + token[1:]
+    assert admin.post(path, data={"csrf": altered}).status_code == 403
     elsewhere = admin.post(path, data={"csrf": token}, headers={"Sec-Fetch-Site": "cross-site"})
     assert elsewhere.status_code == 403
     [row] = filled.node.ledger.worklist.find(uid=f"2.25.7{filled.quarantined:06d}")

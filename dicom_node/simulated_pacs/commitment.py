@@ -74,6 +74,7 @@ class CommitmentScp:
 
     def action(self, event: Any) -> tuple[int, Dataset | None]:
         """Handle an N-ACTION request."""
+        _send_whole_messages(event.assoc)
         information = event.action_information
         request = CommitmentRequest(
             len(self.requests),
@@ -204,6 +205,20 @@ class CommitmentScp:
             if status < 0:
                 left.append(report)
         return left
+
+
+def _send_whole_messages(association: Any) -> None:
+    """Let no two threads mix the PDUs of their messages: pynetdicom sends them without a lock."""
+    send, lock = association.dimse.send_msg, threading.Lock()
+    if getattr(send, "whole", False):
+        return
+
+    def send_whole(*arguments: Any, **options: Any) -> None:
+        with lock:
+            send(*arguments, **options)
+
+    send_whole.whole = True  # type: ignore[attr-defined]
+    association.dimse.send_msg = send_whole
 
 
 def _listens(host: str, port: int) -> bool:

@@ -338,10 +338,10 @@ def check_outcome(out: Path, stdout: str) -> dict[str, Any]:
         dataset = dcmread(item["path"], stop_before_pixels=True)
         assert dataset.SOPInstanceUID == item["sop_instance_uid"]
         assert str(dataset.PatientName) == "PHANTOM^SEED 7"
-        assert "UNTRAINED" in dataset.SeriesDescription
+        assert "DEMO: RESEARCH USE ONLY" in dataset.SeriesDescription
         assert item["differences"] == []
     assert len(document["series_in_pacs"]) == 6  # the CT and five kinds of results
-    assert reading["result"]["model"]["trained"] is False
+    assert reading["result"]["model"]["trained"] is True  # the demonstration bundle
     assert all(seconds > 0 for seconds in reading["timing_s"].values())
     names = {Path(path).name for path in document["pictures"]}
     assert {"summary.png", "contact-sheet.png"} < names

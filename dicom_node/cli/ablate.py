@@ -31,6 +31,13 @@ class BackboneOption(enum.StrEnum):
     RESNET101 = "resnet101"
 
 
+class OptimizerOption(enum.StrEnum):
+    """How slice and patient networks learn."""
+
+    SGD = "sgd"
+    ADAMW = "adamw"
+
+
 class DeviceOption(enum.StrEnum):
     """Where the networks run."""
 
@@ -83,6 +90,12 @@ def ablate(
         int, typer.Option(min=0, help="Slices at a time through the network; 0: a whole batch.")
     ] = 0,
     slices_per_epoch: Annotated[int, typer.Option(min=0, help="0: all.")] = 0,
+    optimizer: Annotated[
+        OptimizerOption,
+        typer.Option(
+            help="Of slice and patient networks; adamw learns faster from random weights."
+        ),
+    ] = OptimizerOption.SGD,
     replicates: Annotated[int, typer.Option(min=1, help="Of the bootstrap.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of every training.")] = 0,
     device: DeviceOption = DeviceOption.AUTO,
@@ -109,6 +122,7 @@ def ablate(
         batch=batch,
         micro_batch=micro_batch,
         slices_per_epoch=slices_per_epoch,
+        optimizer=optimizer.value,
         seed=seed,
     )
     from training.ablation import ROWS, Study, chosen_rows, write_tables

@@ -182,6 +182,14 @@ def test_the_default_is_the_papers_recipe() -> None:
     assert (rival.volume.slices, rival.volume.size, rival.batch, rival.epochs) == (128, 256, 6, 220)
 
 
+def test_adamw_takes_rates_of_its_own() -> None:
+    settings = AblationSettings(optimizer="adamw")
+    slices = settings.slice_recipe(ROWS["slices-coordinates"], 512)
+    heads = settings.patient_recipe(ROWS["head-refined"])
+    assert (slices.optimizer, slices.schedule.lr) == ("adamw", 5e-4)
+    assert (heads.optimizer, heads.schedule.lr) == ("adamw", 3e-4)
+
+
 def test_published_figures_agree_with_the_papers_counts() -> None:
     """190 diseased and 102 healthy test patients (Table I) give Table II's accuracy."""
     for key in ("head-refined", "slices-coordinates", "head-multi"):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from inference.patient_net import PatientNetParameters
 from inference.slice_net import Backbone, SliceNetParameters
 from training.ablation.rows import Row
 from training.baselines.covnet import CovNetBackbone
 from training.baselines.recipe import BaselineRecipe
-from training.recipe import PatientRecipe, SliceRecipe, Stage, recipe_json
+from training.recipe import PatientRecipe, Schedule, SliceRecipe, Stage, recipe_json
 
 __all__ = ["AblationSettings"]
 
@@ -35,6 +35,9 @@ class AblationSettings:
         Slices at a time through the network; 0: all of a batch.
     slices_per_epoch : int
         0: as many as there are.
+    optimizer : "sgd" or "adamw"
+        Of slice and patient networks. adamw takes the rates of ``recipes/phantom-v1``: from random
+        weights and in few epochs the paper's SGD learns next to nothing.
     seed : int
     """
 
@@ -45,6 +48,7 @@ class AblationSettings:
     batch: int = 0
     micro_batch: int = 0
     slices_per_epoch: int = 0
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     seed: int = 0
 
     @classmethod
@@ -66,6 +70,8 @@ class AblationSettings:
             batch=self._batch(base.batch),
             micro_batch=self.micro_batch,
             slices_per_epoch=self.slices_per_epoch,
+            optimizer=self.optimizer,
+            schedule=self._schedule(base.schedule, 5e-4),
             seed=self.seed,
         )
 
@@ -77,6 +83,8 @@ class AblationSettings:
             net=replace(PatientNetParameters(), **dict(row.changes)),  # type: ignore[arg-type]
             stages=(Stage(0, self._epochs(90)),),
             batch=self._batch(base.batch),
+            optimizer=self.optimizer,
+            schedule=self._schedule(base.schedule, 3e-4),
             seed=self.seed,
         )
 
@@ -95,6 +103,9 @@ class AblationSettings:
         if row.kind == "head":
             return recipe_json(self.patient_recipe(row))
         return self.rival_recipe(row, cache_size).document()
+
+    def _schedule(self, paper: Schedule, adamw_rate: float) -> Schedule:
+        return paper if self.optimizer == "sgd" else replace(paper, lr=adamw_rate)
 
     def _epochs(self, paper: int) -> int:
         return min(self.epochs or paper, paper)

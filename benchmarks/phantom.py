@@ -77,6 +77,8 @@ def compare(real: Path, out: Path, seed: int, rows: int) -> None:
         ]
         print(f"  between real series: EMD {min(between):.1f} to {max(between):.1f} HU")
     pictures = [one["picture"] for pair in zip(columns, made, strict=True) for one in pair]
+    out = out.with_suffix(".png")
+    out.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(out), np.hstack(pictures))
     print(f"picture in {out}")
 

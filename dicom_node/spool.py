@@ -26,6 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
+
 from dicom_node.crashpoints import crash_point
 from dicom_node.domain import (
     IMPLEMENTATION_CLASS_UID,
@@ -39,6 +42,8 @@ __all__ = ["IncomingFile", "Spool", "SpoolFile", "content_digest"]
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 # Far above any receive: the listener ends a connection that is silent for a minute.
 _LEFTOVER_AGE_S = 3600.0
+_GROUP_LENGTH_ENDS = 128 + 4 + 12  # preamble, prefix, (0002,0000)
+_READ_BYTES = 1 << 20
 
 
 def content_digest(transfer_syntax_uid: str, dataset: bytes) -> str:
@@ -205,6 +210,27 @@ class Spool:
         FileNotFoundError
         """
         return self.path_of(digest).read_bytes()
+
+    def is_unaltered(self, digest: str) -> bool:
+        """Read an instance again; return whether it is there and its content still `digest`.
+
+        Raises
+        ------
+        OSError
+            The disk does not give it.
+        """
+        path = self.path_of(digest)
+        try:
+            meta = read_file_meta_info(path)
+            start = _GROUP_LENGTH_ENDS + int(meta.FileMetaInformationGroupLength)
+            content = hashlib.sha256(str(meta.TransferSyntaxUID).encode("ascii") + b"\0")
+        except (FileNotFoundError, InvalidDicomError, EOFError, ValueError, AttributeError):
+            return False
+        with path.open("rb") as file:
+            file.seek(start)
+            while fragment := file.read(_READ_BYTES):
+                content.update(fragment)
+        return content.hexdigest() == digest
 
     def __contains__(self, digest: object) -> bool:
         return isinstance(digest, str) and self.path_of(digest).is_file()

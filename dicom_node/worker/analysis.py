@@ -22,9 +22,10 @@ from dicom_node.logs import get_logger, pseudonym
 from dicom_node.results.context import Completeness, Predecessor, ResultContext
 from dicom_node.results.result_json import ResultDocument, analyzed, write_document
 from dicom_node.settings import NodeSettings
+from dicom_node.spool import Spool
 from dicom_node.worker.pipeline import Progress, Reading, read_series
 from inference.analyzer import Analyzer
-from inference.errors import NotAChestCt, SeriesError
+from inference.errors import DiskFailed, NotAChestCt, SeriesError
 from inference.pixel_file import PixelReader
 
 __all__ = ["AnalysisWorker", "configuration_digest"]
@@ -112,6 +113,7 @@ class AnalysisWorker:
     def _read_and_record(self, claim: AnalysisClaim, settings: NodeSettings) -> None:
         out_dir = _fresh_folder(settings.results_dir, claim)
         context = self._context(claim, settings)
+        _require_unaltered(settings, claim)
         reading = read_series(
             [settings.spool_dir / path for _, path in claim.instances],
             self._analyzer,
@@ -171,6 +173,28 @@ class AnalysisWorker:
                 written_at, last_stage = now, stage
 
         return progress
+
+
+def _require_unaltered(settings: NodeSettings, claim: AnalysisClaim) -> None:
+    """Read only what is, byte for byte, what was acknowledged: disks forget.
+
+    Raises
+    ------
+    SeriesRejected
+        An image is missing or has changed.
+    DiskFailed
+        The disk does not give one now.
+    """
+    spool = Spool(settings.spool_dir)
+    try:
+        altered = sum(not spool.is_unaltered(Path(path).stem) for _, path in claim.instances)
+    except OSError as error:
+        raise DiskFailed("the disk does not give an image") from error
+    if altered:
+        raise SeriesRejected(
+            f"{altered} of {len(claim.instances)} images lie incomplete or altered on the node's "
+            "disk: send the series once more, then retry"
+        )
 
 
 def _destinations(plan: Plan, settings: NodeSettings) -> dict[str, list[ObjectKind]]:

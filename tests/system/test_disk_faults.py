@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -317,17 +317,32 @@ def test_a_decoder_tells_a_failing_disk_from_a_bad_file(
 @pytest.mark.slow
 @pytest.mark.peer("orthanc")
 @pytest.mark.peer("dcmtk")
-def test_a_file_torn_after_its_acknowledgement(
-    tmp_path: Path, small_bundle: Path, orthanc: Orthanc, chest_series: list[Path]
+def _tear(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def _flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1000] ^= 0x10  # of one pixel: no decoder could notice
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [_tear, _flip_a_bit])
+def test_a_file_damaged_after_its_acknowledgement(
+    tmp_path: Path,
+    small_bundle: Path,
+    orthanc: Orthanc,
+    chest_series: list[Path],
+    damage: Callable[[Path], None],
 ) -> None:
-    """No reading is made of half an image; sent once more, the series is read."""
+    """No reading is made of half an image or another; sent once more, the series is read."""
     uid = str(dcmread(chest_series[0], stop_before_pixels=True).SeriesInstanceUID)
     with Node(tmp_path / "node", small_bundle, pacs=[orthanc]) as node:
         node.start("listen", "reconcile", "deliver")
         assert node.send(chest_series).returncode == 0
         node.wait_for_state(uid, lambda found: found.analysis_state == "waiting", "waiting")
         torn = sorted((node.directory / "state" / "spool" / "instances").glob("*/*.dcm"))[7]
-        os.truncate(torn, torn.stat().st_size // 2)
+        damage(torn)
         node.start("work")
         status = node.wait_for_state(
             uid, lambda found: found.analysis_state == "rejected", "set aside"

@@ -57,7 +57,7 @@ lint: $(VENV)/.installed-test  ## style, types and import rules
 
 .PHONY: unit
 unit: $(VENV)/.installed-test  ## pytest alone, the built wheel included [PYTEST_ARGS=...] [JOBS=2]
-	@$(BIN)/pytest -n $(or $(JOBS),2) --dist loadfile $(PYTEST_ARGS)
+	@$(BIN)/pytest -n $(or $(JOBS),2) --dist loadfile --durations 25 --durations-min 5 $(PYTEST_ARGS)
 
 .PHONY: viewer
 viewer: $(VENV)/.installed-test  ## results opened in OHIF, in a real browser (needs the peers)

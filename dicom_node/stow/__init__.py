@@ -1,19 +1,20 @@
-"""The STOW-RS service: instances by HTTP POST, stored as the listener stores them (PS3.18 §10.5).
+"""STOW-RS: instances by HTTP POST, stored as the listener stores them (PS3.18 §10.5).
 
 Read in the order of a request::
 
-    service     ``m3lung stow``: settings in, an exit code out
-    server      the port: TLS, limits on connections, deadlines before a request
-    app         the routes, what is refused before a byte of the body is read
+    handler     one connection: its requests, one after the other
+    http        a socket as requests and answers, with a deadline for each piece
     access      who it is: token, certificate, address
-    transfer    one body: from the network, in blocks with a deadline each, to the disk
+    request     what is asked, and what is refused before a byte of the body is read
     body        multipart/related, part by part
-    parts       a part: a DICOM file, its File Meta Information first
+    part        a DICOM file, its File Meta Information first
     response    what is answered, part by part
+
+The port, its threads, its TLS and its limits are the listener's.
 """
 
 from __future__ import annotations
 
-from dicom_node.stow.service import run_stow
+from dicom_node.stow.handler import RequestHandler
 
-__all__ = ["run_stow"]
+__all__ = ["RequestHandler"]

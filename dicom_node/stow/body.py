@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,11 +14,12 @@ from dicom_node.errors import CannotUnderstand
 from dicom_node.logs import get_logger
 from dicom_node.reception.session import ReceptionSession
 from dicom_node.reception.status import SUCCESS, status_of
-from dicom_node.stow.parts import DicomPart, PartMaker
+from dicom_node.stow.part import DicomPart, PartMaker
 
 __all__ = ["Body", "BrokenBody", "PartAnswer", "TooManyParts"]
 
 _log = get_logger(__name__)
+_MAX_PARTS = 20_000  # more than any series has; what is answered is held in memory
 _MAX_HEADERS = 16  # of one part
 _MAX_HEADER_BYTES = 4096
 _PLAIN = (b"binary", b"8bit", b"7bit")  # Content-Transfer-Encoding (RFC 2045 §6.2)
@@ -52,18 +52,21 @@ class PartAnswer:
     status: int
     words: str = ""
 
+    @property
+    def is_named(self) -> bool:
+        """Whether the part said what it is."""
+        return bool(self.sop_class_uid and self.sop_instance_uid)
+
 
 class Body:
     """Takes a body in pieces of any size; each part is durable when its end has come.
-
-    Not for two threads at once, but that another may `abandon` it.
 
     Parameters
     ----------
     boundary : bytes
         As the Content-Type of the request says.
     make_part : callable
-        Returns the :class:`~dicom_node.stow.parts.DicomPart` for what comes next.
+        Returns the :class:`~dicom_node.stow.part.DicomPart` for what comes next.
 
     Attributes
     ----------
@@ -71,17 +74,12 @@ class Body:
         Of the parts whose end has come.
     """
 
-    def __init__(
-        self, boundary: bytes, session: ReceptionSession, make_part: PartMaker, *, max_parts: int
-    ) -> None:
+    def __init__(self, boundary: bytes, session: ReceptionSession, make_part: PartMaker) -> None:
         self._session = session
         self._make_part = make_part
-        self._max_parts = max_parts
         self._part: DicomPart | None = None
         self._header: tuple[bytearray, bytearray] = (bytearray(), bytearray())
         self._is_over = False
-        self._lock = threading.Lock()
-        self._abandoned = False
         self.answers: list[PartAnswer] = []
         names: dict[str, Callable[..., None]] = {
             "on_part_begin": self._begin,
@@ -111,14 +109,11 @@ class Body:
         BrokenBody
         TooManyParts
         """
-        with self._lock:
-            if self._abandoned:
-                return
-            try:
-                self._parser.write(piece)
-            except FormParserError as error:
-                # Its words quote what was sent.
-                raise BrokenBody("no multipart message of this boundary") from error
+        try:
+            self._parser.write(piece)
+        except FormParserError as error:
+            # Its words quote what was sent.
+            raise BrokenBody("no multipart message of this boundary") from error
 
     def finish(self) -> None:
         """Nothing more comes.
@@ -131,19 +126,17 @@ class Body:
         if not self._is_over:
             raise BrokenBody("the closing boundary is missing")
 
-    def abandon(self) -> None:
+    def discard(self) -> None:
         """Forget the part that is under way; harmless at the end."""
-        with self._lock:
-            self._abandoned = True
-            if self._part is not None:
-                self._part.discard()
-                self._part = None
+        if self._part is not None:
+            self._part.discard()
+            self._part = None
 
     # -- what the parser says ----------------------------------------------------------------------
 
     def _begin(self) -> None:
-        if len(self.answers) >= self._max_parts:
-            raise TooManyParts(f"more than {self._max_parts} parts")
+        if len(self.answers) >= _MAX_PARTS:
+            raise TooManyParts(f"more than {_MAX_PARTS} parts")
         self._part = self._make_part()
 
     def _begin_header(self) -> None:

@@ -35,8 +35,8 @@ def encode_response(answers: Sequence[PartAnswer]) -> bytes:
     """Return the dataset: what is stored, what is not and why."""
     stored = [_item(answer) for answer in answers if answer.status == SUCCESS]
     refused = [answer for answer in answers if answer.status != SUCCESS]
-    failed = [_item(answer) for answer in refused if answer.sop_instance_uid]
-    others = [_reason(answer) for answer in refused if not answer.sop_instance_uid]
+    failed = [_item(answer) for answer in refused if answer.is_named]
+    others = [_reason(answer) for answer in refused if not answer.is_named]
     # Retrieve URL (0008,1190), type 2: nothing is given out here.
     dataset: dict[str, Any] = {"00081190": {"vr": "UR"}}
     for tag, items in (("00081198", failed), ("00081199", stored), ("0008119A", others)):

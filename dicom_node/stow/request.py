@@ -13,7 +13,7 @@ from dicom_node.settings import StowSettings
 
 __all__ = ["Refusal", "StoreRequest", "read_request"]
 
-_MAX_BOUNDARY = 70  # RFC 2046 §5.1.1
+_MAX_BOUNDARY = 128  # RFC 2046 §5.1.1 says 70; Orthanc's have 73
 
 
 class Refusal(Exception):
@@ -82,5 +82,5 @@ def _boundary(content_type: str) -> bytes:
         raise Refusal(415, 'only multipart/related; type="application/dicom" is stored here')
     boundary = options.get(b"boundary", b"")
     if not 0 < len(boundary) <= _MAX_BOUNDARY:
-        raise Refusal(400, "the content type names no boundary of 1 to 70 characters")
+        raise Refusal(400, f"the content type names no boundary of 1 to {_MAX_BOUNDARY} characters")
     return boundary

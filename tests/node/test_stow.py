@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     MRImageStorage,
 )
 
-from dicom_node.spool import content_digest
+from dicom_node.reception.caller import Caller
+from dicom_node.reception.group_commit import GroupCommit
+from dicom_node.reception.session import Reception, ReceptionSession
+from dicom_node.settings import NodeSettings
+from dicom_node.spool import Spool, content_digest
+from dicom_node.stow import body as stow_body
+from dicom_node.stow.access import Denied, identify
+from dicom_node.stow.part import DicomPart
+from dicom_node.tls import PeerCertificate
 from support.listening import ct_dataset, encode
 from support.posting import (
     BOUNDARY,
@@ -283,3 +294,106 @@ def test_what_is_said_is_counted_and_audited_without_patients(node: PostingNode)
     for canary in ("Canary", "CANARY-4711", TOKEN):
         assert canary not in node.logged()
         assert canary not in trail
+
+
+# -- who may send ----------------------------------------------------------------------------------
+
+OTHER_TOKEN = "token-of-another-0123456789-"
+SENDER = PeerCertificate(sha256="a" * 64, names=("scanner",))
+
+
+def settings_of(**peer: Any) -> NodeSettings:
+    fields = {"name": "scan-ner", "ae_title": "SCANNER", "roles": ["source"], **peer}
+    return NodeSettings(
+        peers=[fields],
+        credentials={"scan_ner": {"accepted_token": f"{TOKEN},{OTHER_TOKEN}"}},
+        tls={"certificate": "x", "key": "y", "ca": "z"},
+    )
+
+
+def seen(settings: NodeSettings, caller: Caller, token: str = TOKEN) -> int | str:
+    """Who is found, or with what status nobody is."""
+    try:
+        return identify(settings, caller, f"Bearer {token}").name
+    except Denied as denied:
+        return denied.status
+
+
+def test_address_tls_and_certificate_of_a_peer_hold_beside_its_token() -> None:
+    here, there = Caller("10.1.2.3"), Caller("10.9.9.9")
+    assert seen(settings_of(), there) == "scan-ner"
+    assert seen(settings_of(), there, OTHER_TOKEN) == "scan-ner"  # while it is changed
+    assert seen(settings_of(addresses=["10.1.0.0/16"]), here) == "scan-ner"
+    assert seen(settings_of(addresses=["10.1.0.0/16"]), there) == 403
+    secured = settings_of(tls=True, certificate_name="scanner")
+    assert seen(secured, here) == 403
+    assert seen(secured, Caller("10.1.2.3", secure=True)) == 403
+    assert seen(secured, Caller("10.1.2.3", secure=True, certificate=SENDER)) == "scan-ner"
+    other = PeerCertificate(sha256="b" * 64, names=("another",))
+    assert seen(secured, Caller("10.1.2.3", secure=True, certificate=other)) == 403
+    assert seen(settings_of(enabled=False), here) == 401
+    assert seen(settings_of(roles=["destination"]), here) == 401
+
+
+def test_who_has_a_token_has_to_show_it() -> None:
+    secured = settings_of(tls=True, certificate_name="scanner")
+    with pytest.raises(Denied) as raised:
+        identify(secured, Caller("10.1.2.3", secure=True, certificate=SENDER), None)
+    assert raised.value.status == 401
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"credentials": {"a": {"accepted_token": "short"}}}, "24 or more"),
+        ({"credentials": {"a": {"accepted_token": f"{TOKEN},"}}}, "24 or more"),
+        ({"credentials": {"a": {"accepted_token": "\u00fc" * 30}}}, "24 or more"),
+        (
+            {"credentials": {"a": {"accepted_token": TOKEN}, "b": {"accepted_token": TOKEN}}},
+            "another peer has the same",
+        ),
+        ({"stow": {"enabled": True, "tls": True}}, "needs our own certificate"),
+        (
+            {
+                "stow": {"enabled": True},
+                "tls": {"certificate": "x", "key": "y", "ca": "z", "required": True},
+            },
+            "leaves no port without TLS",
+        ),
+        (
+            {
+                "stow": {"enabled": True, "port": 8104},
+                "peers": [
+                    {
+                        "name": "self",
+                        "ae_title": "SELF",
+                        "stow_url": "http://localhost:8104/dicom-web/studies",
+                        "roles": ["destination"],
+                    }
+                ],
+            },
+            "results would loop",
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together(fields: dict[str, Any], words: str) -> None:
+    peers = [{"name": name, "ae_title": name.upper(), "roles": ["source"]} for name in "ab"]
+    with pytest.raises(ValidationError, match=words):
+        NodeSettings(**{"peers": peers, **fields})
+
+
+def test_more_parts_than_any_series_has_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(stow_body, "_MAX_PARTS", 3)
+    spool = Spool(tmp_path)
+    reception = Reception(spool, None, GroupCommit(spool, None))  # type: ignore[arg-type]
+    session = ReceptionSession(reception, calling_ae="A", called_ae="B", address="C")
+
+    def part() -> DicomPart:
+        return DicomPart(session, study_instance_uid="", refuses_others=False)
+
+    made = stow_body.Body(BOUNDARY.encode(), session, part)
+    with pytest.raises(stow_body.TooManyParts):
+        made.feed(body_of([b"x"] * 4))
+    assert [answer.status for answer in made.answers] == [0xC000] * 3

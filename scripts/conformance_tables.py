@@ -288,7 +288,7 @@ STOW_ANSWERS = {
     409: "no part is stored, for what is wrong with them",
     413: "larger than `stow.max_request_bytes`, or more than 20,000 parts",
     415: 'not `multipart/related; type="application/dicom"`, or with a content encoding',
-    431: "a header of more than 16 KiB",
+    431: "a header of more than 64 KiB",
     501: "an unknown transfer coding",
     503: (
         "no room on the disk, no place among `listener.max_associations`, the node is stopping, "

@@ -91,15 +91,12 @@ class Body:
             "on_part_end": self._end,
             "on_end": self._finish,
         }
-        try:
-            self._parser = MultipartParser(
-                boundary,
-                names,  # type: ignore[arg-type]
-                max_header_count=_MAX_HEADERS,
-                max_header_size=_MAX_HEADER_BYTES,
-            )
-        except FormParserError as error:
-            raise BrokenBody("the boundary is too long") from error
+        self._parser = MultipartParser(
+            boundary,
+            names,  # type: ignore[arg-type]
+            max_header_count=_MAX_HEADERS,
+            max_header_size=_MAX_HEADER_BYTES,
+        )
 
     def feed(self, piece: bytes) -> None:
         """Take the next bytes.

@@ -20,7 +20,7 @@ BLOCK_BYTES = 256 << 10
 """So much of a body has to come within ``listener.pdu_timeout_s``."""
 
 _RECEIVE_BYTES = 64 << 10
-_MAX_HEADER_BYTES = 16 << 10
+_MAX_HEADER_BYTES = 64 << 10
 _SEND_TIMEOUT_S = 20.0
 _LINGER_S = 2.0  # for a sender that still sends to read why it should not
 

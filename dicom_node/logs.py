@@ -72,6 +72,8 @@ def configure(level: str = "info", stream: TextIO | None = None) -> None:
     root.addHandler(handler)
     root.setLevel(max(threshold, logging.WARNING))
     logging.getLogger("dicom_node").setLevel(threshold)
+    # What it has to say of a body is answered to the sender.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     logging.captureWarnings(True)
 
 

@@ -7,6 +7,7 @@ accepted, identifying information is read from encoded PDUs, C-FIND keys from wh
 from __future__ import annotations
 
 from collections.abc import Callable
+from http import HTTPStatus
 
 from markdown_tables import table, titled, titles
 from pydicom.uid import UID, AllTransferSyntaxes
@@ -37,7 +38,11 @@ from dicom_node.listener.contexts import acceptable_contexts, report_contexts
 from dicom_node.listener.negotiation import acceptance, decode_request
 from dicom_node.listener.status import Rejection
 from dicom_node.reception.sop_classes import CT_STORAGE
-from dicom_node.reception.status import SOPClassNotSupported, status_of
+from dicom_node.reception.status import (
+    SOPClassNotSupported,
+    TransferSyntaxNotSupported,
+    status_of,
+)
 from dicom_node.results.codes import Concept
 from dicom_node.results.result_set import MANUFACTURER
 from dicom_node.settings import NodeSettings
@@ -266,6 +271,70 @@ def limits() -> str:
     return table(("setting", "what", "default"), rows)
 
 
+# -- DICOMweb -------------------------------------------------------------------------------------
+
+STOW_ANSWERS = {
+    200: "every part is stored",
+    202: "some parts are stored, some are not: Failed SOP Sequence says which",
+    400: (
+        "no HTTP, no boundary, an illegal Study Instance UID in the address, a body that is no "
+        "multipart message or breaks off; parts that were whole are stored, and listed"
+    ),
+    401: "no token and no certificate, or one that is no enabled source's",
+    403: "a known source: from another address, without its TLS, or with another certificate",
+    404: "another resource than `studies` and `studies/{study}`",
+    405: "another method than POST",
+    408: "256 KiB of the body took longer than `listener.pdu_timeout_s`",
+    409: "no part is stored, for what is wrong with them",
+    413: "larger than `stow.max_request_bytes`, or more than 20,000 parts",
+    415: 'not `multipart/related; type="application/dicom"`, or with a content encoding',
+    431: "a header of more than 64 KiB",
+    501: "an unknown transfer coding",
+    503: (
+        "no room on the disk, no place among `listener.max_associations`, the node is stopping, "
+        "or no part could be stored for want of room; `Retry-After` says when to come again"
+    ),
+}
+"""HTTP status → when it is given."""
+
+
+def stow_answers() -> str:
+    """What a request is answered."""
+    rows = ((status, HTTPStatus(status).phrase, when) for status, when in STOW_ANSWERS.items())
+    return table(("status", "", "when"), rows)
+
+
+def stow_reasons() -> str:
+    """Failure Reason of a part."""
+    rows = []
+    for error, when in (
+        (SOPClassNotSupported(), "no storage SOP class that is known, or not taken here"),
+        (errors.OutOfResources(), "no room, too large, or spool or ledger cannot be written"),
+        (errors.DatasetMismatch(),
+         "a UID is missing or illegal, or File Meta Information, data set and address disagree"),
+        (errors.CannotUnderstand(), "no DICOM file, another media type, or it cannot be read"),
+        (RuntimeError(), "internal error"),
+        (TransferSyntaxNotSupported(), "a CT in a transfer syntax that is not accepted"),
+    ):  # fmt: skip
+        status, _ = status_of(error)
+        rows.append((f"0x{status:04X}", status, when))
+    return table(("Failure Reason (0008,1197)", "decimal", "when"), rows)
+
+
+def stow_limits() -> str:
+    """The port and its limits; the others are the listener's."""
+    stow = NodeSettings().stow
+    shown = {
+        "enabled": "whether there is the port",
+        "port": "TCP port",
+        "base_path": "before `/studies`",
+        "tls": "HTTPS",
+        "max_request_bytes": "largest request",
+    }
+    rows = ((f"`stow.{name}`", words, getattr(stow, name)) for name, words in shown.items())
+    return table(("setting", "what", "default"), rows)
+
+
 # -- codes and audit ------------------------------------------------------------------------------
 
 
@@ -311,6 +380,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "find keys": find_keys,
     "identification": identification,
     "limits": limits,
+    "stow answers": stow_answers,
+    "stow reasons": stow_reasons,
+    "stow limits": stow_limits,
     "codes": codes,
     "audit events": audit_events,
 }

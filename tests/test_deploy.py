@@ -171,6 +171,8 @@ def test_compose_parts_run_verbs_that_exist(
     assert services["work-gpu"]["environment"]["M3LUNG_ANALYSIS__DEVICE"] == "cuda"
     assert "11112" in services["listen"]["ports"][0]
     assert services["listen"]["ports"][1].endswith(":2762")
+    # Tokens and images are in clear on it: a proxy with TLS on this machine takes them in.
+    assert services["listen"]["ports"][2] == "127.0.0.1:${M3LUNG_STOW_PORT:-8104}:8104"
 
 
 def test_compose_guards_every_service(services: dict[str, dict[str, Any]]) -> None:

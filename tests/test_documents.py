@@ -276,6 +276,15 @@ def test_the_statement_names_every_template(written: list[Dataset]) -> None:
     assert {number for number in used if f"TID {number}" not in page} == set()
 
 
+def test_the_statement_names_every_answer_to_a_post() -> None:
+    sources = "".join(path.read_text() for path in (ROOT / "dicom_node" / "stow").glob("*.py"))
+    given = set(re.findall(r"(?:Refusal|Denied)\((\d{3})", sources)) | {"200", "202", "409"}
+    assert len(given) > 10
+    listed = set(re.findall(r"^\| (\d{3}) \|", _table("stow answers"), re.MULTILINE))
+    assert listed - given == {"431", "501"}  # h11's own
+    assert given <= listed
+
+
 def test_no_private_attribute_is_written(written: list[Dataset]) -> None:
     private = {e.tag for dataset in written for e in _elements(dataset) if e.tag.is_private}
     assert private == set()

@@ -105,7 +105,10 @@ def test_an_overlay_renders_and_refers_to_what_it_holds(overlay: str) -> None:
                 assert claim in names["PersistentVolumeClaim"]
         for container in spec["containers"]:
             for source in container.get("envFrom", ()):
-                assert source["configMapRef"]["name"] in names["ConfigMap"]
+                if "configMapRef" in source:
+                    assert source["configMapRef"]["name"] in names["ConfigMap"]
+                else:  # tokens, where a site has some
+                    assert source["secretRef"] == {"name": "m3lung-credentials", "optional": True}
     selectors = {
         tuple(item["spec"]["selector"].items()) for item in documents if item["kind"] == "Service"
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ __all__ = ["Finding", "certificates", "look_at", "register"]
 
 _STALE_S = 600.0  # ready work that nobody took for so long means that nobody takes it
 _EXPIRY_WARNING_DAYS = 30.0
+_CONNECT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,20 @@ def _listener(settings: NodeSettings) -> Iterator[Finding]:
         )
 
 
+def _stow(settings: NodeSettings) -> Iterator[Finding]:
+    stow = settings.stow
+    if not stow.enabled:
+        return
+    host = "127.0.0.1" if stow.host == "0.0.0.0" else stow.host  # noqa: S104
+    port = stow.port or int((settings.root / "stow.port").read_text(encoding="ascii"))
+    try:
+        socket.create_connection((host, port), _CONNECT_S).close()
+    except OSError as error:
+        yield Finding("STOW-RS", False, f"{host}:{port}: {error.strerror or error}")
+    else:
+        yield Finding("STOW-RS", True, f"{host}:{port}: answers")
+
+
 def _ourselves(settings: NodeSettings, *, secure: bool) -> Peer:
     from dicom_node.tls.certificates import read_certificates
 
@@ -229,6 +245,7 @@ _LOOKS = (
     _ledger,
     _broker,
     _listener,
+    _stow,
     certificates,
     _audit_trail,
     _model,

@@ -35,7 +35,10 @@ def listen(
         int | None, typer.Option(min=1, max=64, help="Listener processes on the one port.")
     ] = None,
 ) -> None:
-    """Receive: the DICOM SCP (C-ECHO, C-STORE). Acknowledges what is durable, nothing else."""
+    """Receive: the DICOM SCP (C-ECHO, C-STORE), and STOW-RS where it is enabled.
+
+    Acknowledges what is durable, nothing else.
+    """
     from dicom_node.listener import run_listener
 
     end_with_parent()

@@ -132,6 +132,13 @@ def _greet(settings: NodeSettings, config: Path | None) -> None:
         f"configuration {config or 'built in'}, state in {settings.root}",
         highlight=False,
     )
+    if settings.stow.enabled:
+        stow = settings.stow
+        scheme = "https" if stow.tls else "http"
+        err.print(
+            f"STOW-RS at {scheme}://{stow.host}:{stow.port}{stow.base_path}/studies",
+            highlight=False,
+        )
     sources = [peer.ae_title for peer in settings.peers if peer.is_source]
     destinations = [peer.ae_title for peer in settings.peers if peer.is_destination]
     err.print(

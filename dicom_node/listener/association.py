@@ -22,7 +22,6 @@ from dicom_node.crashpoints import crash_point
 from dicom_node.domain import Receipt, is_legal_uid
 from dicom_node.errors import CannotUnderstand
 from dicom_node.listener import negotiation
-from dicom_node.listener.admission import Admission, Visitor
 from dicom_node.listener.command_set import (
     MAX_COMMAND_BYTES,
     Command,
@@ -42,6 +41,7 @@ from dicom_node.listener.reports import answer_event
 from dicom_node.listener.status import AbortReason, Rejection
 from dicom_node.listener.storage import Session, Storage
 from dicom_node.logs import get_logger
+from dicom_node.reception.admission import Admission, Visitor
 from dicom_node.reception.caller import Caller
 from dicom_node.reception.kept import Dataset, Refused
 from dicom_node.reception.status import SUCCESS, status_of

@@ -12,17 +12,20 @@ from collections.abc import Callable
 
 from dicom_node.audit import Auditor
 from dicom_node.errors import ConfigurationError
-from dicom_node.listener.admission import Admission, Visitor
 from dicom_node.listener.association import AssociationHandler
 from dicom_node.listener.contexts import acceptable_contexts
 from dicom_node.listener.pdu_stream import PDUStream
 from dicom_node.listener.storage import Storage
 from dicom_node.logs import get_logger
+from dicom_node.reception.admission import Admission, Visitor
 from dicom_node.reception.caller import Caller
 from dicom_node.settings import NodeSettings
 from dicom_node.tls import PeerCertificate, tls_failure
 
-__all__ = ["AssociationServer", "bind"]
+__all__ = ["AssociationServer", "Speak", "bind"]
+
+Speak = Callable[[Visitor, Caller, Callable[[], bool]], None]
+"""Serves a connection to its end: who is there, what is known of it, whether the node stops."""
 
 _log = get_logger(__name__)
 _BACKLOG = 512
@@ -70,6 +73,8 @@ class AssociationServer:
         Shared with another server of this process, so that limits hold for both together.
     auditor : Auditor, optional
         Shared likewise.
+    speak : callable, optional
+        What is spoken on the connections in place of DICOM's upper layer.
     turned : callable
         Called whenever the accepting loop comes round.
     """
@@ -83,6 +88,7 @@ class AssociationServer:
         ssl_context: Callable[[], ssl.SSLContext] | None = None,
         admission: Admission | None = None,
         auditor: Auditor | None = None,
+        speak: Speak | None = None,
         turned: Callable[[], None] = lambda: None,
     ) -> None:
         self._turned = turned
@@ -92,6 +98,7 @@ class AssociationServer:
         self._ssl_context = ssl_context
         self._admission = admission or Admission()
         self._auditor = auditor or Auditor(settings(), "listen")
+        self._speak = speak or self._associate
         self._stopping = threading.Event()
         self._threads: set[threading.Thread] = set()
         # Takes a moment the first time: not in the first caller's association.
@@ -146,32 +153,34 @@ class AssociationServer:
     def _serve_visitor(self, visitor: Visitor) -> None:
         try:
             caller = self._shake_hands(visitor)
-            if caller is None:
-                return
-            limits = self._settings().listener
-            stream = PDUStream(
-                visitor.connection,
-                pdu_timeout_s=limits.pdu_timeout_s,
-                max_pdu_bytes=limits.max_pdu_bytes,
-            )
-            AssociationHandler(
-                stream,
-                visitor,
-                admission=self._admission,
-                storage=self._storage,
-                settings=self._settings,
-                is_stopping=self._stopping.is_set,
-                caller=caller,
-                auditor=self._auditor,
-            ).serve()
+            if caller is not None:
+                self._speak(visitor, caller, self._stopping.is_set)
         except OSError as error:
             _log.info("connection_failed", address=visitor.address, error=type(error).__name__)
         except Exception:  # noqa: BLE001  the DIMSE edge: one connection's fault stays its own
-            _log.exception("association_failed", address=visitor.address)
+            _log.exception("connection_served_wrongly", address=visitor.address)
         finally:
             self._admission.leave(visitor)
             visitor.connection.close()
             self._threads.discard(threading.current_thread())
+
+    def _associate(self, visitor: Visitor, caller: Caller, is_stopping: Callable[[], bool]) -> None:
+        limits = self._settings().listener
+        stream = PDUStream(
+            visitor.connection,
+            pdu_timeout_s=limits.pdu_timeout_s,
+            max_pdu_bytes=limits.max_pdu_bytes,
+        )
+        AssociationHandler(
+            stream,
+            visitor,
+            admission=self._admission,
+            storage=self._storage,
+            settings=self._settings,
+            is_stopping=is_stopping,
+            caller=caller,
+            auditor=self._auditor,
+        ).serve()
 
     def _shake_hands(self, visitor: Visitor) -> Caller | None:
         """Return who is there, after TLS where this server speaks it; None: nobody to serve."""

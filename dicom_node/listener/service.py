@@ -14,26 +14,31 @@ from pathlib import Path
 from dicom_node.audit import Auditor
 from dicom_node.errors import NodeError
 from dicom_node.ledger import open_ledger
-from dicom_node.listener.admission import Admission
 from dicom_node.listener.server import AssociationServer, bind
 from dicom_node.listener.storage import Storage
 from dicom_node.listener.supervisor import Supervisor
 from dicom_node.logs import get_logger
 from dicom_node.pulse import Pulse
+from dicom_node.reception.admission import Admission, Visitor
+from dicom_node.reception.caller import Caller
 from dicom_node.reception.group_commit import GroupCommit
 from dicom_node.reception.water_marks import WaterMarks
 from dicom_node.settings import NodeSettings
 from dicom_node.spool import Spool
+from dicom_node.stow import RequestHandler
 from dicom_node.tls import ServerContexts
 
-__all__ = ["PORT_FILE", "TLS_PORT_FILE", "run_listener"]
+__all__ = ["PORT_FILE", "STOW_PORT_FILE", "TLS_PORT_FILE", "run_listener"]
 
 _log = get_logger(__name__)
 PORT_FILE = "listener.port"
 """Under the state directory: the port that was bound, for whoever asked for any (port 0)."""
 TLS_PORT_FILE = "listener-tls.port"
 """The same of the TLS port."""
+STOW_PORT_FILE = "stow.port"
+"""The same of the port for STOW-RS."""
 _GRACE_S = 10.0
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def run_listener(
@@ -80,7 +85,10 @@ def run_listener(
     for door in doors:
         host, port = door.socket.getsockname()[:2]
         titles = list(settings.called_ae_titles)
-        _log.info("listening", host=host, port=port, tls=door.secure, ae_titles=titles)
+        spoken = "HTTP" if door.speaks_http else "DICOM"
+        _log.info(
+            "listening", host=host, port=port, speaks=spoken, tls=door.secure, ae_titles=titles
+        )
     count = processes or settings.listener.processes
     auditor = Auditor(settings, "listen")
     with auditor.running():
@@ -103,15 +111,29 @@ def run_listener(
 
 @dataclass(frozen=True, slots=True)
 class _Door:
-    """A bound port, and whether TLS is spoken behind it."""
+    """A bound port, and what is spoken behind it."""
 
     socket: socket.socket
     secure: bool
+    speaks_http: bool = False
+
+    @property
+    def port_file(self) -> str:
+        """Where its number is told."""
+        if self.speaks_http:
+            return STOW_PORT_FILE
+        return TLS_PORT_FILE if self.secure else PORT_FILE
+
+    def contexts(self, settings: NodeSettings) -> ServerContexts | None:
+        """Return its side of TLS; who speaks HTTP may show a token in place of a certificate."""
+        if not self.secure:
+            return None
+        return ServerContexts(settings.tls, needs_certificate=not self.speaks_http)
 
     def again(self) -> _Door:
         """Return the same port bound once more, for a sister process."""
         host, port = self.socket.getsockname()[:2]
-        return _Door(bind(host, port), self.secure)
+        return _Door(bind(host, port), self.secure, self.speaks_http)
 
 
 def _doors(settings: NodeSettings) -> list[_Door]:
@@ -120,6 +142,9 @@ def _doors(settings: NodeSettings) -> list[_Door]:
         doors.append(_Door(bind(settings.listener.host, settings.listener.port), secure=False))
     if settings.tls.enabled:
         doors.append(_Door(bind(settings.listener.host, settings.tls.port), secure=True))
+    stow = settings.stow
+    if stow.enabled:
+        doors.append(_Door(bind(stow.host, stow.port), secure=stow.tls, speaks_http=True))
     return doors
 
 
@@ -149,21 +174,33 @@ def _serve(
             reports=ledger.commitment_reports,
         )
         admission = Admission()
+
+        def speak_http(visitor: Visitor, caller: Caller, is_stopping: Callable[[], bool]) -> None:
+            RequestHandler(
+                visitor,
+                caller,
+                admission=admission,
+                reception=storage,
+                settings=settings_source,
+                is_stopping=is_stopping,
+                auditor=auditor,
+            ).serve()
+
         servers = [
             AssociationServer(
                 door.socket,
                 storage,
                 settings_source,
-                ssl_context=ServerContexts(settings.tls) if door.secure else None,
+                ssl_context=door.contexts(settings),
                 admission=admission,
                 auditor=auditor,
+                speak=speak_http if door.speaks_http else None,
                 turned=pulse.turn,
             )
             for door in doors
         ]
         for door in doors:
-            name = TLS_PORT_FILE if door.secure else PORT_FILE
-            _announce(settings.root / name, door.socket.getsockname()[1])
+            _announce(settings.root / door.port_file, door.socket.getsockname()[1])
         threads = [
             threading.Thread(target=server.serve, args=(is_over, _GRACE_S))
             for server in servers[1:]
@@ -199,14 +236,28 @@ def _warn_if_open(settings: NodeSettings) -> None:
             "EVERY CALLING AE TITLE IS ACCEPTED: anybody who reaches this port can store images; "
             "set listener.accept_unknown_callers = false and name the peers"
         )
-    local = settings.listener.host in ("127.0.0.1", "::1", "localhost")
-    if not local and not settings.tls.required:
+    if settings.listener.host not in _LOOPBACK and not settings.tls.required:
         _log.warning(
             "THE LISTENER IS REACHABLE FROM THE NETWORK without encryption; "
             "keep it on a network that you trust, or set tls.required",
             host=settings.listener.host,
         )
+    if settings.stow.enabled:
+        _warn_of_stow(settings)
     if not any(peer.is_source for peer in settings.peers) and (
         not settings.listener.accept_unknown_callers
     ):
         _log.warning("no peer may send yet: every association will be rejected")
+
+
+def _warn_of_stow(settings: NodeSettings) -> None:
+    stow = settings.stow
+    if stow.host not in _LOOPBACK and not stow.tls:
+        _log.warning(
+            "THE STOW-RS PORT IS REACHABLE FROM THE NETWORK without encryption: tokens and images "
+            "can be read on the way; set stow.tls, or put a proxy with TLS before it",
+            host=stow.host,
+        )
+    sources = [peer for peer in settings.peers if peer.is_source]
+    if not any(settings.credentials_of(peer).accepted_tokens or peer.tls for peer in sources):
+        _log.warning("no source has a token or a certificate: every request will be refused")

@@ -198,6 +198,10 @@ def _counters(counts: Counts, destinations: Sequence[str]) -> Iterator[Metric]:
     yield counter(
         "c_store_responses", "c_store", "C-STORE by what became of it.", "outcome", "status"
     )
+    yield counter(
+        "stow_responses", "stow", "Images by STOW-RS by what became of them.", "outcome", "status"
+    )
+    yield counter("stow_requests", "stow_requests", "Requests of STOW-RS by answer.", "status")
     yield counter("associations", "associations", "Associations that ended.", "outcome",
                   known=[("released",), ("aborted",)])  # fmt: skip
     yield counter("associations_refused", "associations_refused", "Not accepted.", "reason")

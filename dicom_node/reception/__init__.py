@@ -2,6 +2,7 @@
 
 Read in the order of an instance::
 
+    admission        how many may connect
     caller           who is on the other end of a connection
     water_marks      whether there is room for more
     sop_classes      what is kept, what is taken and thrown away
@@ -11,5 +12,6 @@ Read in the order of an instance::
     intake           what is needed of the ledger
     status           what is answered: status by exception
 
-The listener knows how to read its protocol; nothing here does.
+The protocols are read elsewhere: DIMSE in :mod:`dicom_node.listener`, HTTP in
+:mod:`dicom_node.stow`.
 """

@@ -10,7 +10,7 @@ Nothing that changes a prediction stands here: that belongs to the model bundle.
 
 from __future__ import annotations
 
-from dicom_node.settings.dicomweb import PeerCredentials
+from dicom_node.settings.dicomweb import PeerCredentials, StowSettings
 from dicom_node.settings.document import SettingsSource, find_config, load_settings
 from dicom_node.settings.monitoring import (
     MailSettings,
@@ -64,6 +64,7 @@ __all__ = [
     "Rule",
     "SelectionSettings",
     "SettingsSource",
+    "StowSettings",
     "SupersedePolicy",
     "TLSSettings",
     "WebhookSettings",

@@ -12,6 +12,7 @@ from dicom_node.domain import AETitle
 from dicom_node.errors import ConfigurationError
 from dicom_node.settings.dicomweb import (
     PeerCredentials,
+    StowSettings,
     credentials_key,
     objection_to_dicomweb,
 )
@@ -53,6 +54,7 @@ class NodeSettings(BaseSettings):
     state_dir: Path = Path("~/.local/share/m3lung")  # everything that is kept
     log_level: Literal["debug", "info", "warning", "error"] = "info"  # of every process
     listener: ListenerSettings = ListenerSettings()
+    stow: StowSettings = StowSettings()
     tls: TLSSettings = TLSSettings()
     audit: AuditSettings = AuditSettings()
     ledger: LedgerSettings = LedgerSettings()
@@ -104,7 +106,7 @@ class NodeSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _dicomweb_is_whole(self) -> NodeSettings:
-        objection = objection_to_dicomweb(self.peers, self.credentials)
+        objection = objection_to_dicomweb(self.peers, self.credentials, self.stow, self.tls)
         if objection:
             raise ValueError(objection)
         return self
@@ -162,7 +164,7 @@ class NodeSettings(BaseSettings):
         return self.listener.called_ae_titles or (self.ae_title,)
 
     def credentials_of(self, peer: Peer) -> PeerCredentials:
-        """Return what this node shows `peer` in DICOMweb."""
+        """Return what `peer` and this node show each other in DICOMweb."""
         return self.credentials.get(credentials_key(peer.name), PeerCredentials())
 
     def quiet(self, now: float) -> dict[str, QuietHours]:

@@ -21,8 +21,14 @@ _log = get_logger(__name__)
 _CIPHERS_TLS12 = "ECDHE+AESGCM:ECDHE+CHACHA20:!aNULL:!eNULL"
 
 
-def server_context(tls: TLSSettings) -> ssl.SSLContext:
+def server_context(tls: TLSSettings, *, needs_certificate: bool = True) -> ssl.SSLContext:
     """Return the listener's side: who connects has to show a certificate that `tls.ca` vouches for.
+
+    Parameters
+    ----------
+    needs_certificate : bool
+        False: who shows none may connect, too, and has to be known by something else. A wrong one
+        is refused all the same.
 
     Raises
     ------
@@ -31,6 +37,8 @@ def server_context(tls: TLSSettings) -> ssl.SSLContext:
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _harden(context, tls)
+    if not needs_certificate:
+        context.verify_mode = ssl.CERT_OPTIONAL
     context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
     # A resumed session would skip the look at the certificate; associations are long enough.
     context.options |= ssl.OP_NO_TICKET
@@ -150,6 +158,8 @@ class ServerContexts:
     Parameters
     ----------
     tls : TLSSettings
+    needs_certificate : bool
+        As for :func:`server_context`.
 
     Raises
     ------
@@ -157,11 +167,12 @@ class ServerContexts:
         The files are wrong at the start already; later ones leave the last good context.
     """
 
-    def __init__(self, tls: TLSSettings) -> None:
+    def __init__(self, tls: TLSSettings, *, needs_certificate: bool = True) -> None:
         self._tls = tls
+        self._needs_certificate = needs_certificate
         self._lock = threading.Lock()
         self._stamp = self._read_stamp()
-        self._context = server_context(tls)
+        self._context = self._make()
 
     def __call__(self) -> ssl.SSLContext:
         """Return the context in force."""
@@ -170,12 +181,15 @@ class ServerContexts:
             if stamp != self._stamp:
                 self._stamp = stamp
                 try:
-                    self._context = server_context(self._tls)
+                    self._context = self._make()
                 except ConfigurationError as error:
                     _log.error("tls_files_not_taken", error=str(error))
                 else:
                     _log.info("tls_files_taken")
             return self._context
+
+    def _make(self) -> ssl.SSLContext:
+        return server_context(self._tls, needs_certificate=self._needs_certificate)
 
     def _read_stamp(self) -> list[Any]:
         return [_stamp(path) for path in (self._tls.certificate, self._tls.key, self._tls.ca)]

@@ -20,6 +20,7 @@ RUNS = {
     "association": 4000,
     "command": 20000,
     "connection": 1500,
+    "requests": 1500,
     "pixels": 40,
 }
 

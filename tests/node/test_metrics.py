@@ -245,6 +245,8 @@ def test_what_processes_count_is_summed(
     one, other = Pulse(ledger, "listen"), Tally()
     one.tally.count("associations_refused", "unknown_caller", by=3)
     one.tally.count("c_store", "stored", "0x0000")
+    one.tally.count("stow", "refused", "0xA700")
+    one.tally.count("stow_requests", "503")
     one.turn()
     one.beat()
     one.beat()  # hands nothing over twice
@@ -253,6 +255,8 @@ def test_what_processes_count_is_summed(
     found = samples(app)
     assert found["m3lung_associations_refused_total"] == {("unknown_caller",): 4}
     assert found["m3lung_c_store_responses_total"] == {("stored", "0x0000"): 1}
+    assert found["m3lung_stow_responses_total"] == {("refused", "0xA700"): 1}
+    assert found["m3lung_stow_requests_total"] == {("503",): 1}
     assert found["m3lung_processes"]["listen",] == 1
     assert found["m3lung_loop_age_seconds"]["listen",] < 60
     clock.now += 60.0

@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -32,11 +33,14 @@ from dicom_node.listener import negotiation, server
 from dicom_node.listener.command_set import decode_command, encode_response
 from dicom_node.listener.contexts import acceptable_contexts
 from dicom_node.listener.storage import Storage
+from dicom_node.reception.admission import Visitor
+from dicom_node.reception.caller import Caller
 from dicom_node.reception.group_commit import GroupCommit
 from dicom_node.results.source import SourceSeries
 from dicom_node.selection import read_frames as read_geometry
 from dicom_node.settings import NodeSettings
 from dicom_node.spool import Spool
+from dicom_node.stow import RequestHandler
 from inference.decoder_pool import DecoderLimits, DecoderPool
 from inference.errors import SeriesError, UndecodablePixels
 from inference.frames import read_frames
@@ -46,6 +50,7 @@ from support.enhanced_ct import enhanced
 from support.fuzz_properties import select_property, to_hu_property
 from support.listening import command, ct_dataset, encode, request_pdu, value_pdu
 from support.listening import decode_command as elements_of
+from support.posting import TOKEN, body_of, part_10, raw_request
 from support.synthetic_ct import synthetic_series
 
 __all__ = ["TARGETS", "Target"]
@@ -194,14 +199,17 @@ class Doorkeeper:
             state_dir=folder,
             listener={"accept_unknown_callers": True, "min_free_bytes": 0},
             audit={"enabled": False},
+            peers=[{"name": "gateway", "ae_title": "GATEWAY", "roles": ["source"]}],
+            credentials={"gateway": {"accepted_token": TOKEN}},
         )
+        self.settings = settings
         self.spool = Spool(settings.spool_dir)
         self.spool.prepare()
         ledger = open_ledger(settings.ledger_url)
         atexit.register(ledger.close)
-        storage = Storage(self.spool, ledger.intake, GroupCommit(self.spool, ledger.intake))
+        self.storage = Storage(self.spool, ledger.intake, GroupCommit(self.spool, ledger.intake))
         self.server = server.AssociationServer(
-            socket.create_server(("127.0.0.1", 0)), storage, lambda: settings
+            socket.create_server(("127.0.0.1", 0)), self.storage, lambda: settings
         )
         atexit.register(self.server._listening.close)
         self.folder = folder
@@ -209,8 +217,21 @@ class Doorkeeper:
             folder / f"ledger.sqlite3{suffix}" for suffix in ("", "-wal", "-shm", "-journal")
         }
 
-    def serve(self, data: bytes) -> bytes:
+    def speak_http(self, visitor: Visitor, caller: Caller, is_stopping: Callable[[], bool]) -> None:
+        """Serve a connection of the port for STOW-RS."""
+        RequestHandler(
+            visitor,
+            caller,
+            admission=self.server._admission,
+            reception=self.storage,
+            settings=lambda: self.settings,
+            is_stopping=is_stopping,
+            auditor=self.server._auditor,
+        ).serve()
+
+    def serve(self, data: bytes, speak: server.Speak | None = None) -> bytes:
         """Send `data`, close, and return what was answered."""
+        self.server._speak = speak or self.server._associate
         ours, theirs = socket.socketpair()
         with ours:
             ours.settimeout(10)
@@ -265,6 +286,31 @@ def run_connection(data: bytes) -> list[int]:
     assert not list((door.spool.root / "incoming").iterdir()), "something half received stays"
     assert not outside(door) - door.outside, "something was written outside of the spool"
     return kinds
+
+
+def run_requests(data: bytes) -> list[int]:
+    """All that a stranger sends over one connection by HTTP. Returns the statuses answered."""
+    door = doorkeeper()
+    answered = door.serve(data, door.speak_http)
+    assert answered[:9] in (b"", b"HTTP/1.1 ")
+    assert b'"Value": [%d]' % 0xC001 not in answered, "an error that nobody foresaw"
+    assert not list((door.spool.root / "incoming").iterdir()), "something half received stays"
+    assert not outside(door) - door.outside, "something was written outside of the spool"
+    return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", answered)]
+
+
+def request_seeds() -> list[bytes]:
+    files = [part_10(ct_dataset(number, size=8)) for number in range(2)]
+    body = body_of(files)
+    pieces = [body[start : start + 500] for start in range(0, len(body), 500)]
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
+    chunked = raw_request(Content_Length="", Transfer_Encoding="chunked")
+    return [
+        raw_request(body),
+        raw_request(body) + raw_request(body_of(files[:1])),
+        chunked + chunks + b"0\r\n\r\n",
+        raw_request(body[:-40], length=len(body)),
+    ]
 
 
 def outside(door: Doorkeeper) -> set[Path]:
@@ -348,6 +394,7 @@ TARGETS = {
     ),
     "command": Target(run_command, lambda: [command(1, 7, CT, "1.2.3", True)]),
     "connection": Target(run_connection, connection_seeds),
+    "requests": Target(run_requests, request_seeds),
     "pixels": Target(run_pixels, lambda: list(files())),
     "pixels-here": Target(run_pixels_here, lambda: list(files())),
     "selection": Target(select_property.hypothesis.fuzz_one_input, lambda: [bytes(4000)]),

@@ -2,7 +2,7 @@
 
 A TCP connection without association costs a thread and nothing else; it takes no association's
 place. Where there are too many, the oldest that has not associated makes room: somebody who
-opens connections and says nothing shuts nobody out.
+opens connections and says nothing shuts nobody out. A request by HTTP counts as an association.
 """
 
 from __future__ import annotations
@@ -69,6 +69,11 @@ class Admission:
                 return False
             visitor.associated = True
             return True
+
+    def dissociate(self, visitor: Visitor) -> None:
+        """Give the place among them back; the connection stays."""
+        with self._lock:
+            visitor.associated = False
 
     def leave(self, visitor: Visitor) -> None:
         """Give the place back."""

@@ -12,9 +12,9 @@ from pydicom.errors import InvalidDicomError
 __all__ = ["Item", "Report", "read_report"]
 
 _IMAGE_LIBRARY = "Image Library"
-_LONG = 12  # children; beyond, they are folded
+_GROUP = "Measurement Group"
+_MOST_SAID = 5
 _DEEPEST = 20
-_CONTEXT = "HAS OBS CONTEXT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Item:
     name, value : str
         What it is, and what is said of it; a container has no value.
     is_folded : bool
-        Whether its children are shown on demand only: the list of images is long.
+        Whether its children are shown on demand only: lists of images are long.
     """
 
     name: str
@@ -70,12 +70,29 @@ def _children(dataset: Dataset, depth: int) -> tuple[Item, ...]:
 def _item(dataset: Dataset, depth: int) -> Item:
     name = _meaning(dataset, "ConceptNameCodeSequence")
     children = _children(dataset, depth + 1)
-    is_folded = (
-        name == _IMAGE_LIBRARY
-        or len(children) > _LONG
-        or (depth > 0 and bool(children) and dataset.get("RelationshipType") == _CONTEXT)
-    )
-    return Item(name, _value(dataset), children, is_folded)
+    if name == _GROUP:  # there are many: what each says stands in its heading
+        said = [one for one in dataset.get("ContentSequence", []) if _is_said(one)][:_MOST_SAID]
+        words = ", ".join(filter(None, map(_in_words, said)))
+        return Item(name, words, children, is_folded=True)
+    return Item(name, _value(dataset), children, is_folded=name == _IMAGE_LIBRARY)
+
+
+def _is_said(dataset: Dataset) -> bool:
+    name = _meaning(dataset, "ConceptNameCodeSequence")
+    return dataset.get("ValueType") == "NUM" or name == "Finding"
+
+
+def _in_words(dataset: Dataset) -> str:
+    """Return "Probability of COVID-19 0.71": a measurement with its modifier, or a finding."""
+    if dataset.get("ValueType") != "NUM":
+        return _value(dataset)
+    of = [
+        _value(one)
+        for one in dataset.get("ContentSequence", [])
+        if one.get("RelationshipType") == "HAS CONCEPT MOD" and one.get("ValueType") == "CODE"
+    ]
+    name = _meaning(dataset, "ConceptNameCodeSequence")
+    return f"{name}{' of ' + of[-1] if of else ''} {_value(dataset)}"
 
 
 def _value(dataset: Dataset) -> str:

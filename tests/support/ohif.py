@@ -27,7 +27,8 @@ _CONFIGURATION: dict[str, Any] = {
     "showWarningMessageForCrossOrigin": False,
     "showCPUFallbackMessage": False,
     "strictZSpacingForVolumeViewport": True,
-    "autoCineModalities": [],  # else the player of films opens over a series of modality OT
+    # Else the player of films opens over a series of modality OT.
+    "customizationService": [{"autoCineModalities": {"$set": []}}],
     "investigationalUseDialog": {"option": "never"},
     "defaultDataSourceName": "pacs",
     "dataSources": [

@@ -78,6 +78,8 @@ def test_the_map_lies_beside_the_ct_and_scrolls_with_it(ohif: OhifTab, study: Vi
     drawn = ohif.drawn(right)
     assert drawn.bright > 10_000
     assert drawn.coloured > 100  # banner, bar and map
+    # The viewer is told that OT is no film: no player lies over it.
+    assert ohif.page.locator("[data-cy=cine-player-play-pause]").count() == 0
     ohif.show_slice(right, study.overlays // 2)
     wanted = ohif.z_mm(right)
     ohif.wait_for_z(CT, wanted)

@@ -82,7 +82,7 @@ docs: $(VENV)/.installed-test  ## write anew what the documents say from the sou
 	@$(BIN)/python scripts/write_documents.py
 
 .PHONY: pictures
-pictures: $(VENV)/.installed-test peers  ## draw the documents' screenshots anew (OHIF, console, report)
+pictures: $(VENV)/.installed-test peers  ## draw the documents' screenshots anew (OHIF, console)
 	@$(BIN)/python scripts/draw_screenshots.py
 
 # The tool that makes the site is nobody's need at run time: it comes in with the first `make site`.

@@ -41,7 +41,7 @@ from dicom_node.domain import StoredInstance  # noqa: E402
 from dicom_node.header import InstanceHeader  # noqa: E402
 from dicom_node.ledger import Arrival, Ledger, open_ledger  # noqa: E402
 from dicom_node.ledger.leases import this_owner  # noqa: E402
-from dicom_node.ledger.readings import readings_between  # noqa: E402
+from dicom_node.ledger.readings import Readings  # noqa: E402
 from dicom_node.logs import configure  # noqa: E402
 from dicom_node.reconciler import Reconciler  # noqa: E402
 from dicom_node.settings import NodeSettings  # noqa: E402
@@ -160,8 +160,8 @@ def in_process(
         **found,
         "drift, 30 days against 30 before": repeated(
             lambda: (
-                readings_between(ledger.database, now - MONTH_S, now),
-                readings_between(ledger.database, now - 2 * MONTH_S, now - MONTH_S),
+                Readings(ledger.database).between(now - MONTH_S, now),
+                Readings(ledger.database).between(now - 2 * MONTH_S, now - MONTH_S),
             ),
             min(rounds, 5),
         ),

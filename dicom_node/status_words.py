@@ -117,7 +117,17 @@ def _deliveries_in_words(item: SeriesStatus, hour: Hour) -> str:
         if held := waits_for_quiet_hours(item, delivery, hour):
             words += f", {held}"
         elif sent < total and delivery.next_attempt_at is not None:
-            wait = max(0.0, delivery.next_attempt_at - time.time())
-            words += f", next attempt in {wait:.0f} s"
+            words += f", {_next_attempt(delivery.next_attempt_at - time.time())}"
         parts.append(words)
     return "analysed; " + "; ".join(parts)
+
+
+def _next_attempt(wait_s: float) -> str:
+    """Return when the next attempt is, in one unit: what is due has its turn as soon as it can."""
+    if wait_s < 1:
+        return "next in turn"
+    if wait_s < 100:
+        return f"next attempt in {wait_s:.0f} s"
+    if wait_s < 100 * 60:
+        return f"next attempt in {wait_s / 60:.0f} min"
+    return f"next attempt in {wait_s / 3600:.0f} h"

@@ -7,7 +7,6 @@ network's opinion. Needs what the browser tests need (`make peers`).
 from __future__ import annotations
 
 import io
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -28,13 +27,12 @@ from support.console_tab import console_tab  # noqa: E402
 from support.ohif import OHIF  # noqa: E402
 from support.ohif_tab import CT, OhifTab  # noqa: E402
 from support.orthanc import Orthanc  # noqa: E402
-from support.peers import program  # noqa: E402
 from support.viewer_study import store_study  # noqa: E402
 from training.phantom import Case, write_case  # noqa: E402
 
 PICTURES = ROOT / "docs" / "images"
 GUTTER = 15  # the page leaves room for a scroll bar, which a headless browser does not draw
-PATIENCE_S = 600.0
+PATIENCE_S = 120.0
 
 
 def keep(name: str, page: Page, *, wide: int = 0, **options: Any) -> None:
@@ -71,8 +69,8 @@ def keep_top(name: str, page: Page, height: int) -> None:
     keep(name, page, full_page=True, clip={"x": 0, "y": 0, "width": width, "height": height})
 
 
-def draw_viewer(folder: Path, orthanc: Orthanc) -> Path:
-    """Draw the map beside the CT, and the SEG over it; return the report."""
+def draw_viewer(folder: Path, orthanc: Orthanc) -> None:
+    """Draw the map beside the CT, and the SEG over it."""
     case = Case(DiseaseClass.COVID19, 7, slice_mm=5.0, rows=384, severity_percent=12.0)
     write_case(case, folder / "phantom")
     series = sorted((folder / "phantom" / "series").glob("*.dcm"))
@@ -93,20 +91,10 @@ def draw_viewer(folder: Path, orthanc: Orthanc) -> Path:
         ohif.show_slice(right, study.overlays // 2)
         ohif.wait_for_colour(CT, present=True)
         keep("viewer-seg", tab.page, wide=1024)
-    return study.report
-
-
-def draw_report(folder: Path, report: Path) -> None:
-    """Draw the beginning of the structured report as DCMTK shows it."""
-    page = folder / "report.html"
-    subprocess.run([str(program("dsr2html")), str(report), str(page)], check=True)
-    with Chromium() as chromium, chromium.tab(width=900, height=1100) as tab:
-        tab.page.goto(page.as_uri())
-        keep("report-html", tab.page)
 
 
 def draw_console(folder: Path, orthanc: Orthanc) -> None:
-    """Draw worklist, a series, and the test of a destination."""
+    """Draw worklist, a series, its report, and the test of a destination."""
     filled = filled_node(folder / "console")
     node = filled.node
     node.now += 60
@@ -126,6 +114,9 @@ def draw_console(folder: Path, orthanc: Orthanc) -> None:
         page.locator("#thumbnails").wait_for()
         decoded(page)
         keep_top("console-series", page, 900)
+        page.get_by_role("link", name="Report as text").click()
+        page.locator(".report").first.wait_for()
+        keep_top("console-report", page, 760)
         page.goto("/peers")
         page.get_by_role("button", name="Test pacs").click()
         expect(page.locator("#test .notice")).to_be_visible()
@@ -143,7 +134,7 @@ def main() -> None:
             if "console" in parts:
                 draw_console(folder, orthanc)
             if "viewer" in parts:
-                draw_report(folder, draw_viewer(folder, orthanc))
+                draw_viewer(folder, orthanc)
         finally:
             orthanc.kill()
 

@@ -19,6 +19,7 @@ from dicom_node.cli import (
     certs,
     check,
     cohort,
+    config,
     console,
     demo,
     echo,
@@ -89,6 +90,7 @@ for verbs in (
 app.command(rich_help_panel="Administration")(echo.echo)
 app.add_typer(peers.app, name="peers")
 app.add_typer(rules.app, name="rules")
+app.add_typer(config.app, name="config")
 app.add_typer(bundle.app, name="bundle")
 TRAINING = "Train"
 for group, name in ((phantom.app, "phantom"), (cohort.app, "cohort"), (train.app, "train")):

@@ -106,6 +106,17 @@ def add(
         list[str] | None,
         typer.Option(help="Address or network it may call from (repeat it). Default: any."),
     ] = None,
+    quiet_hours: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--quiet-hours",
+            help="Hours in which it gets nothing, local time: 07:00-09:30 (repeat it).",
+        ),
+    ] = None,
+    let_urgent: Annotated[
+        bool,
+        typer.Option("--let-urgent", help="Results of urgent series go to it in quiet hours, too."),
+    ] = False,
     tls: Annotated[
         bool, typer.Option("--tls", help="It speaks TLS, both ways; needs [tls] in node.toml.")
     ] = False,
@@ -141,6 +152,8 @@ def add(
                 "commitment": commitment,
                 "verify": verify,
                 "addresses": tuple(address or ()),
+                "quiet_hours": tuple(quiet_hours or ()),
+                "quiet_hours_let_urgent": let_urgent,
                 "tls": tls,
                 "certificate_sha256": tuple(certificate_sha256 or ()),
                 "certificate_name": certificate_name,

@@ -32,6 +32,7 @@ from dicom_node.ledger import Ledger
 from dicom_node.ledger.changes import Changes
 from dicom_node.ledger.console_users import ConsoleUsers
 from dicom_node.ledger.listing import Listing
+from dicom_node.ledger.readings import Readings
 from dicom_node.settings import SettingsSource
 from dicom_node.status_words import in_words, this_hour
 
@@ -58,6 +59,7 @@ def make_app(source: SettingsSource, ledger: Ledger, auditor: Auditor | None = N
         ledger=ledger,
         users=ConsoleUsers(ledger.database),
         listing=listing,
+        readings=Readings(ledger.database),
         auditor=auditor,
         templates=templates,
         pages=discover(),

@@ -18,6 +18,7 @@ from dicom_node.console.trials import Trials
 from dicom_node.ledger import Ledger
 from dicom_node.ledger.console_users import ConsoleUsers
 from dicom_node.ledger.listing import Listing
+from dicom_node.ledger.readings import Readings
 from dicom_node.settings import SettingsSource
 
 __all__ = ["Console", "console_of"]
@@ -39,6 +40,7 @@ class Console:
     ledger: Ledger
     users: ConsoleUsers
     listing: Listing
+    readings: Readings
     auditor: Auditor
     templates: Environment
     pages: tuple[Page, ...]

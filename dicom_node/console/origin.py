@@ -44,8 +44,9 @@ def origin_of(request: Request, settings: ConsoleSettings) -> Origin:
             if not _is_trusted(address, settings):
                 break
     proto = request.headers.get("x-forwarded-proto", request.url.scheme)
-    user = request.headers.get(settings.login_header, "") if settings.login_header else ""
-    return Origin(address[:64], proto == "https", user.strip())
+    # Two of them: the proxy added its own to one that somebody made up. Neither is believed.
+    named = request.headers.getlist(settings.login_header) if settings.login_header else []
+    return Origin(address[:64], proto == "https", named[0].strip() if len(named) == 1 else "")
 
 
 def _is_trusted(address: str, settings: ConsoleSettings) -> bool:

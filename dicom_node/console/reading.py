@@ -22,12 +22,18 @@ _EMPTY: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
-    """What the worklist says of a reading."""
+    """What the worklist says of a reading.
+
+    Attributes
+    ----------
+    mark : str
+        What has to stand beside it: that the model is untrained, or a demonstration.
+    """
 
     key: str
     label: str
     probability: float
-    is_trained: bool
+    mark: str
 
 
 def predicted(result: Mapping[str, Any] | None) -> Predicted | None:
@@ -40,8 +46,14 @@ def predicted(result: Mapping[str, Any] | None) -> Predicted | None:
         key=key,
         label=_LABELS[key],
         probability=float(document["patient"]["probabilities"][key]),
-        is_trained=bool(document["model"]["trained"]),
+        mark=_mark(document["model"]),
     )
+
+
+def _mark(model: Mapping[str, Any]) -> str:
+    if not model["trained"]:
+        return "untrained model"
+    return "demonstration model" if model.get("training") == "demonstration" else ""
 
 
 def whole(result: Mapping[str, Any] | None) -> dict[str, Any] | None:

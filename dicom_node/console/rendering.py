@@ -13,6 +13,7 @@ from fastapi import Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
+from markdown_it.token import Token
 from markupsafe import Markup
 
 from dicom_node import __version__
@@ -31,6 +32,7 @@ __all__ = ["STATIC", "go_to", "is_fragment", "make_templates", "render"]
 _HERE = Path(__file__).parent
 STATIC = _HERE / "static"
 _SAID = "m3lung_said"
+_ABSOLUTE = ("https://", "http://", "mailto:")
 _THEMES = ("light", "dark")
 
 
@@ -170,7 +172,10 @@ def size(count: float) -> str:
 
 
 def markdown(text: str) -> Markup:
-    """Return Markdown as HTML; HTML in it stays text, and only harmless links are links."""
+    """Return Markdown as HTML; HTML in it stays text, and only harmless links are links.
+
+    Of a relative link, to a file beside the text that the console does not have, the words stay.
+    """
     # "js-default" renders neither raw HTML nor javascript: links; images would come from elsewhere.
     parser = MarkdownIt("js-default").disable("image")
     tokens = parser.parse(text)
@@ -181,4 +186,17 @@ def markdown(text: str) -> Markup:
             token.attrs["class"] = f"to-{style.removeprefix('text-align:')}"
         if token.type == "table_open":
             token.attrs["tabindex"] = "0"  # a wide one scrolls, by the keyboard too
+        token.children = _without_relative_links(token.children or [])
     return Markup(parser.renderer.render(tokens, parser.options, {}))  # noqa: S704
+
+
+def _without_relative_links(tokens: list[Token]) -> list[Token]:
+    kept: list[Token] = []
+    is_dropped = False  # links do not nest
+    for token in tokens:
+        if token.type == "link_open":
+            address = str(token.attrs.get("href", ""))
+            is_dropped = not address.startswith(_ABSOLUTE)
+        if not (is_dropped and token.type in ("link_open", "link_close")):
+            kept.append(token)
+    return kept

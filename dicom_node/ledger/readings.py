@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,11 @@ from dicom_node.ledger.states import AnalysisState
 from dicom_node.ledger.traits import traits_of
 from dicom_node.series_traits import SeriesTraits
 
-__all__ = ["MOST_READINGS", "ReadingNumbers", "newest_readings", "readings_between"]
+__all__ = ["MOST_READINGS", "ReadingNumbers", "Readings"]
 
 MOST_READINGS = 1000
 """Of one period: more say no more, and cost."""
+_MOST_KEPT = 4 * MOST_READINGS
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,51 +45,80 @@ class ReadingNumbers:
     lesion_percent: float | None
 
 
-def readings_between(
-    database: Database, begin: float, end: float, limit: int = MOST_READINGS
-) -> list[ReadingNumbers]:
-    """Return the newest readings of ``begin <= finished_at < end``, the newest first."""
-    a = t.analyses.c
-    return _readings(database, limit, 0, a.finished_at >= begin, a.finished_at < end)
+class Readings:
+    """The readings of the last time. Each is read once: a finished reading stays as it is.
+
+    Parameters
+    ----------
+    database : Database
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._known: dict[tuple[int, float], ReadingNumbers] = {}  # by analysis and its end
+
+    def between(self, begin: float, end: float, limit: int = MOST_READINGS) -> list[ReadingNumbers]:
+        """Return the newest readings of ``begin <= finished_at < end``, the newest first."""
+        a = t.analyses.c
+        return self._numbers(limit, 0, a.finished_at >= begin, a.finished_at < end)
+
+    def newest(self, limit: int = MOST_READINGS, *, skip: int = 0) -> list[ReadingNumbers]:
+        """Return the newest readings but for the `skip` newest of all, the newest first."""
+        return self._numbers(limit, skip, t.analyses.c.finished_at.is_not(None))
+
+    def _numbers(
+        self, limit: int, skip: int, *period: sa.ColumnElement[bool]
+    ) -> list[ReadingNumbers]:
+        a = t.analyses.c
+        query = (
+            sa.select(a.id, a.finished_at)
+            # No index of the state, which would lead to all readings there ever were.
+            .where(a.state.concat("") == AnalysisState.DONE, *period)
+            .order_by(a.finished_at.desc())
+            .limit(min(limit, MOST_READINGS))
+            .offset(skip)
+        )
+        with self._database.read() as connection:
+            wanted = [(row.id, row.finished_at) for row in connection.execute(query)]
+            # Its own copy: two may ask at once.
+            known = self._known if len(self._known) <= _MOST_KEPT else {}
+            found = {key: known[key] for key in wanted if key in known}
+            found |= _read(connection, [key for key in wanted if key not in found])
+        self._known = {**known, **found}
+        return [found[key] for key in wanted if key in found]
 
 
-def newest_readings(
-    database: Database, limit: int = MOST_READINGS, *, skip: int = 0
-) -> list[ReadingNumbers]:
-    """Return the newest readings but for the `skip` newest of all, the newest first."""
-    return _readings(database, limit, skip, t.analyses.c.finished_at.is_not(None))
-
-
-def _readings(
-    database: Database, limit: int, skip: int, *period: sa.ColumnElement[bool]
-) -> list[ReadingNumbers]:
+def _read(
+    connection: sa.Connection, wanted: Sequence[tuple[int, float]]
+) -> dict[tuple[int, float], ReadingNumbers]:
+    """Read the numbers of analyses, and nothing else of their results: they are long."""
     a, r = t.analyses.c, t.revisions.c
     query = (
-        sa.select(a.finished_at, a.result, r.series_id)
+        sa.select(
+            a.id,
+            a.finished_at,
+            r.series_id,
+            a.result["model"]["sha256"].label("model_sha256"),
+            a.result["patient"]["probabilities"].label("probabilities"),
+            a.result["lesion"]["probability"].label("lesion_probability"),
+            a.result["lesion"]["percent_of_lung"].label("lesion_percent"),
+        )
         .join(t.revisions, r.id == a.revision_id)
-        # No index of the state, which would lead to all readings there ever were.
-        .where(a.state.concat("") == AnalysisState.DONE, *period)
-        .order_by(a.finished_at.desc())
-        .limit(min(limit, MOST_READINGS))
-        .offset(skip)
+        .where(a.id.in_([analysis_id for analysis_id, _ in wanted]))
     )
-    with database.read() as connection:
-        rows = connection.execute(query).all()
-        traits = traits_of(connection, {row.series_id for row in rows})
-    return [_numbers(row.finished_at, traits[row.series_id], row.result or {}) for row in rows]
-
-
-def _numbers(finished_at: float, traits: SeriesTraits, result: Mapping[str, Any]) -> ReadingNumbers:
-    lesion = result.get("lesion") or {}
-    probabilities = (result.get("patient") or {}).get("probabilities") or {}
-    return ReadingNumbers(
-        finished_at=finished_at,
-        traits=traits,
-        model_sha256=str((result.get("model") or {}).get("sha256", "")),
-        probabilities={str(key): float(value) for key, value in probabilities.items()},
-        lesion_probability=_number(lesion.get("probability")),
-        lesion_percent=_number(lesion.get("percent_of_lung")),
-    )
+    rows = connection.execute(query).all() if wanted else []
+    traits = traits_of(connection, {row.series_id for row in rows})
+    return {
+        (row.id, row.finished_at): ReadingNumbers(
+            finished_at=row.finished_at,
+            traits=traits[row.series_id],
+            model_sha256=str(row.model_sha256 or ""),
+            probabilities={key: float(value) for key, value in (row.probabilities or {}).items()},
+            lesion_probability=_number(row.lesion_probability),
+            lesion_percent=_number(row.lesion_percent),
+        )
+        for row in rows
+    }
 
 
 def _number(value: Any) -> float | None:

@@ -202,6 +202,10 @@ def test_a_proxy_is_believed_only_where_it_is_known(tmp_path: Path) -> None:
             assert client.post("/", data={"csrf": "x"}).status_code == 403  # forms stay guarded
         with served.client(**{"X-Remote-User": "nobody"}) as client:
             assert client.get("/").status_code == 303
+        # A proxy that added its own to one that somebody made up: neither is believed.
+        with served.client() as client:
+            twice = [("X-Remote-User", "rolf"), ("X-Remote-User", "ada")]
+            assert client.get("/", headers=twice).status_code == 303
         node.configure(console={"trusted_proxies": ["10.9.9.9"], "login_header": "X-Remote-User"})
         with served.client(**{"X-Remote-User": "rolf"}) as client:
             assert client.get("/").status_code == 303

@@ -16,7 +16,7 @@ from dicom_node.console.drift import FEWEST, Comparison, by_chance, compare, sta
 from dicom_node.console.drift_plot import drift_plot
 from dicom_node.ledger import tables as t
 from dicom_node.ledger.console_users import ConsoleRole
-from dicom_node.ledger.readings import ReadingNumbers, newest_readings, readings_between
+from dicom_node.ledger.readings import ReadingNumbers, Readings
 from dicom_node.series_traits import SeriesTraits
 from inference.errors import BundleError
 from inference.reference import MEASURES, Reference, histogram, load_reference
@@ -252,7 +252,7 @@ def test_a_long_history_costs_nothing(node: ConsoleNode) -> None:
         ).all()
     assert "ix_analyses_finished_at" in str(plan)
     began = time.perf_counter()
-    assert len(readings_between(database, node.now - 30 * DAY_S, float("inf"))) == 1000
-    assert readings_between(database, node.now - 60 * DAY_S, node.now - 30 * DAY_S) == []
-    assert len(newest_readings(database, 5000)) == 1000
+    assert len(Readings(database).between(node.now - 30 * DAY_S, float("inf"))) == 1000
+    assert Readings(database).between(node.now - 60 * DAY_S, node.now - 30 * DAY_S) == []
+    assert len(Readings(database).newest(5000)) == 1000
     assert time.perf_counter() - began < 3.0

@@ -91,6 +91,18 @@ def test_objects_and_their_delivery(browser: httpx.Client, read: int) -> None:
     assert 'badge small wait">waiting<' in table
 
 
+def test_the_report_can_be_read_as_text(browser: httpx.Client, read: int) -> None:
+    page = browser.get(f"/series/{read}").text
+    assert page.index('id="pictures-') < page.index("Slices, from head to feet")  # first
+    assert f'href="/series/{read}/report"' in page
+    report = browser.get(f"/series/{read}/report").text
+    for words in ("Imaging Measurement Report", "Imaging Measurements", "COVID-19", "Probability",
+                  "0.71", "unverified"):  # fmt: skip
+        assert words in report
+    assert re.search(r"<details><summary>Image Library", report)  # long, so folded
+    assert browser.get("/series/999/report").status_code == 404
+
+
 def test_thumbnails_with_and_without_the_map(browser: httpx.Client, read: int) -> None:
     page = browser.get(f"/series/{read}/thumbnails").text
     addresses = re.findall(r'src="([^"]+/(?:map|ct))"', page)

@@ -188,3 +188,15 @@ def test_echo(pacs: SimulatedPacs, config: Path) -> None:
     for wrong in ("nobody", ":104", "host:99999", "host:port"):
         assert echo(wrong, config=config).exit_code == 2
     assert "aet" in echo("h:1", "--aet", "A" * 17, config=config).stderr
+
+
+def test_quiet_hours_are_an_option(pacs: SimulatedPacs, config: Path) -> None:
+    added = add(pacs, config, "--quiet-hours", "07:00-09:30", "--quiet-hours", "22:00-23:00",
+                "--let-urgent")  # fmt: skip
+    assert added.exit_code == 0, added.output
+    [peer] = json.loads(peers("list", "--json", config=config).stdout)
+    assert peer["quiet_hours"] == ["07:00-09:30", "22:00-23:00"]
+    assert peer["quiet_hours_let_urgent"] is True
+    refused = peers("add", "other", "--ae-title", "O", "--host", "h", "--port", "104",
+                    "--quiet-hours", "7-9", config=config)  # fmt: skip
+    assert refused.exit_code == 2

@@ -263,6 +263,21 @@ def test_quiet_hours_in_words(ledger: Ledger) -> None:
     assert "quiet" not in in_words(item, this_hour(settings, NOON + HOUR_S))
 
 
+@pytest.mark.parametrize(
+    ("wait_s", "words"),
+    [(0, "next in turn"), (30.4, "next attempt in 30 s"), (300, "next attempt in 5 min"),
+     (36_000, "next attempt in 10 h")],
+)  # fmt: skip
+def test_the_next_attempt_in_words(
+    tmp_path: Path, wait_s: float, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dicom_node.status_words.time.time", lambda: NOON)
+    with open_ledger(f"sqlite:///{tmp_path / 'l'}", clock=lambda: NOON + wait_s) as ledger:
+        shipped(ledger, Plan(), "pacs")
+        [item] = ledger.worklist.find()
+    assert in_words(item) == f"analysed; pacs: 0 of 1 objects sent, {words}"
+
+
 def test_nobody_is_told_of_a_shadow(ledger: Ledger, tmp_path: Path) -> None:
     from dicom_node.ledger.outbox import JournalRow
     from dicom_node.notifications.occasions import _positive

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import mimetypes
@@ -15,7 +16,8 @@ from urllib.parse import unquote, urlsplit
 __all__ = ["OHIF", "VERSION"]
 
 VERSION = "3.13.2"
-_FOLDER = Path(__file__).resolve().parents[2] / ".viewer" / f"ohif-{VERSION}"
+# Resolved, so that a link to a viewer elsewhere passes the check that files lie inside of it.
+_FOLDER = (Path(__file__).resolve().parents[2] / ".viewer" / f"ohif-{VERSION}").resolve()
 _PREFIX = "/dicom-web"
 _CONFIGURATION: dict[str, Any] = {
     "extensions": [],
@@ -25,7 +27,8 @@ _CONFIGURATION: dict[str, Any] = {
     "showWarningMessageForCrossOrigin": False,
     "showCPUFallbackMessage": False,
     "strictZSpacingForVolumeViewport": True,
-    "autoCineModalities": [],  # else the player of films opens over a series of modality OT
+    # Else the player of films opens over a series of modality OT.
+    "customizationService": [{"autoCineModalities": {"$set": []}}],
     "investigationalUseDialog": {"option": "never"},
     "defaultDataSourceName": "pacs",
     "dataSources": [
@@ -101,6 +104,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         file = (_FOLDER / path.lstrip("/")).resolve()
         if not file.is_relative_to(_FOLDER) or not file.is_file():
+            if file.suffix:  # a file that is not there: never the application under its name
+                self._answer(404, "text/plain", b"")
+                return
             file = _FOLDER / "index.html"  # the address belongs to the application
         kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
         self._answer(200, kind, file.read_bytes())
@@ -126,8 +132,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
+        with contextlib.suppress(ConnectionError):  # a viewer breaks off what it needs no more
+            self.end_headers()
+            self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing: a browser asks for hundreds of files."""

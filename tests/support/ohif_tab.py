@@ -14,6 +14,7 @@ from playwright.sync_api import Page
 __all__ = ["CT", "Drawn", "OhifTab"]
 
 CT = "default"  # the viewport that a study opens in
+_LOOK_EVERY_MS = 250
 _VIEWPORT = "cornerstone.getRenderingEngines()[0]?.getViewport(id)"
 _Z = (
     "cornerstone.metaData.get('imagePlaneModule', "
@@ -120,6 +121,16 @@ class OhifTab:
         """Return when a viewport shows the slice at this position."""
         self._until(f"([id, z]) => Math.abs({_Z} - z) < 0.01", [viewport, z_mm])
 
+    def wait_for_same_z(self, one: str, other: str, *, other_than: float) -> None:
+        """Return when both viewports have left a position and show one and the same."""
+        self._until(
+            f"""([one, other, left]) => {{
+                const [a, b] = [one, other].map(id => {_Z});
+                return Math.abs(a - left) > 0.01 && Math.abs(a - b) < 0.01;
+            }}""",
+            [one, other, other_than],
+        )
+
     def drawn(self, viewport: str) -> Drawn:
         """Count what is on a viewport's canvas now."""
         return Drawn(*self.page.evaluate(_COUNTED, viewport))
@@ -146,4 +157,5 @@ class OhifTab:
         eye.click()
 
     def _until(self, condition: str, argument: Any) -> None:
-        self.page.wait_for_function(condition, arg=argument)
+        # Now and then, and not at each frame: counting pixels holds up the drawing of them.
+        self.page.wait_for_function(condition, arg=argument, polling=_LOOK_EVERY_MS)

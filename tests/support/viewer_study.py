@@ -29,14 +29,11 @@ class ViewerStudy:
     ----------
     slices, overlays : int
         Of the CT, and of the series with the map.
-    report : Path
-        The structured report.
     """
 
     uid: str
     slices: int
     overlays: int
-    report: Path
 
 
 def store_study(series: Sequence[Path], folder: Path, orthanc: Orthanc) -> ViewerStudy:
@@ -55,10 +52,8 @@ def store_study(series: Sequence[Path], folder: Path, orthanc: Orthanc) -> Viewe
              str(orthanc.dicom_port), *map(str, files)],
             check=True, capture_output=True, timeout=300,
         )  # fmt: skip
-    [report] = [folder / item.path for item in chosen if item.kind == ObjectKind.REPORT]
     return ViewerStudy(
         uid=str(dcmread(series[0], stop_before_pixels=True).StudyInstanceUID),
         slices=len(series),
         overlays=sum(item.kind == ObjectKind.OVERLAY for item in chosen),
-        report=report,
     )

@@ -22,6 +22,8 @@ __all__ = ["PAGE"]
 router = APIRouter()
 PAGE = Page(router, title="Configuration", path="/configuration", order=50)
 
+# Where the document is, and who started the process: they override nothing.
+_NO_FIELDS = ("M3LUNG_CONFIG", "M3LUNG_PARENT_PID")
 AS_IT_STANDS = 0  # in place of a version's number
 _MOST_LINES = 3000  # beyond, comparing takes longer than a page may
 
@@ -49,7 +51,7 @@ def show(request: Request) -> Response:
         words=words,
         # Their names only: that is where secrets come from.
         overridden=sorted(
-            name for name in os.environ if name.startswith("M3LUNG_") and name != "M3LUNG_CONFIG"
+            name for name in os.environ if name.startswith("M3LUNG_") and name not in _NO_FIELDS
         ),
     )
 

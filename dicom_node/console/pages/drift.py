@@ -6,18 +6,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from dicom_node.console.context import console_of
+from dicom_node.console.context import Console, console_of
 from dicom_node.console.drift import FEWEST, compare
 from dicom_node.console.drift_plot import drift_plot
 from dicom_node.console.registry import Page
 from dicom_node.console.rendering import render
-from dicom_node.ledger.database import Database
-from dicom_node.ledger.readings import (
-    MOST_READINGS,
-    ReadingNumbers,
-    newest_readings,
-    readings_between,
-)
+from dicom_node.ledger.readings import MOST_READINGS, ReadingNumbers
 from dicom_node.settings import NodeSettings
 from inference.errors import BundleError
 from inference.reference import Reference, load_reference
@@ -39,7 +33,7 @@ def show(request: Request, period: Annotated[str, Query()] = "d30") -> Response:
     """Compare the readings of a period with those before, or with the bundle's reference."""
     console = console_of(request)
     period = period if period in _PERIODS else "d30"
-    now, before = _readings(console.ledger.database, period)
+    now, before = _readings(console, period)
     reference, error = _reference(console.settings())
     models = list(dict.fromkeys(item.model_sha256 for item in now))
     fits = reference is not None and models == [reference.model_sha256]
@@ -61,14 +55,14 @@ def show(request: Request, period: Annotated[str, Query()] = "d30") -> Response:
     )
 
 
-def _readings(database: Database, period: str) -> tuple[list[ReadingNumbers], list[ReadingNumbers]]:
-    number = int(period[1:])
+def _readings(console: Console, period: str) -> tuple[list[ReadingNumbers], list[ReadingNumbers]]:
+    readings, number = console.readings, int(period[1:])
     if period.startswith("n"):
-        return newest_readings(database, number), newest_readings(database, number, skip=number)
+        return readings.newest(number), readings.newest(number, skip=number)
     # What the clock wrote while it was ahead counts to the present.
-    end, length_s = database.now(), number * _DAY_S
-    now = readings_between(database, end - length_s, float("inf"))
-    return now, readings_between(database, end - 2 * length_s, end - length_s)
+    end, length_s = console.ledger.database.now(), number * _DAY_S
+    now = readings.between(end - length_s, float("inf"))
+    return now, readings.between(end - 2 * length_s, end - length_s)
 
 
 def _reference(settings: NodeSettings) -> tuple[Reference | None, str]:

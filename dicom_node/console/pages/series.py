@@ -17,6 +17,7 @@ from dicom_node.console.context import console_of
 from dicom_node.console.reading import whole
 from dicom_node.console.registry import Page
 from dicom_node.console.rendering import is_fragment, render
+from dicom_node.console.report_tree import read_report
 from dicom_node.console.slice_plot import distribution_cells, plot, read_document
 from dicom_node.console.timeline import timeline
 from dicom_node.console.words import KIND_WORDS, journal_words
@@ -108,6 +109,25 @@ def thumbnail(
     )
 
 
+@router.get("/series/{series_id}/report")
+def show_report(request: Request, series_id: int) -> Response:
+    """Show the structured report as text: viewers often show none."""
+    record = record_of(request, series_id)
+    path = _report_path(console_of(request).settings().results_dir, record)
+    report = read_report(path) if path else None
+    if report is None:
+        raise HTTPException(404, "There is no report of this series, or it cannot be read.")
+    record_in_trail(
+        request,
+        "report looked at",
+        event=EventID.INSTANCES_ACCESSED,
+        kind=None,
+        action="R",
+        studies=(record.row.status.study_instance_uid,),
+    )
+    return render(request, "report.html", report=report, status=record.row.status)
+
+
 def record_of(request: Request, series_id: int) -> SeriesRecord:
     """Read a series.
 
@@ -135,10 +155,17 @@ def _values(request: Request, record: SeriesRecord) -> dict[str, Any]:
         "classes": list(DiseaseClass),
         "plot": plot(document["slices"]) if document and document.get("slices") else None,
         "cells": distribution_cells(distribution.get("map")),
+        "has_report": _report_path(settings.results_dir, record) is not None,
         "groups": _groups(record),
         "destinations": _destinations(record),
         "journal": [(line, journal_words(line.kind)) for line in record.journal],
     }
+
+
+def _report_path(results_dir: Path, record: SeriesRecord) -> Path | None:
+    """Return the file of the report that is offered first to a destination."""
+    found = [item for item in record.objects if item.kind == ObjectKind.REPORT]
+    return results_dir / min(found, key=lambda item: item.rank).path if found else None
 
 
 def _folder(results_dir: Path, record: SeriesRecord) -> Path:

@@ -97,4 +97,5 @@ def _page(request: Request, text: str, stage: str, period: str, at: str) -> Resp
         periods=list(PERIODS),
         at=at if cursor else "",
         counts=console.listing.counts(),
+        has_peers=bool(console.settings().peers),
     )

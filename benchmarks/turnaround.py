@@ -35,7 +35,7 @@ from support.orthanc import Orthanc
 from support.ports import free_port
 
 PATIENCE_S = 600.0
-REPORT = {"Level": "Instance", "Query": {"Modality": "SR"}}
+REPORT = {"Level": "Series", "Query": {"Modality": "SR"}}
 
 
 def main() -> None:
@@ -129,7 +129,9 @@ def wait_for(condition: object, folder: Path) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not condition():  # type: ignore[operator]
         if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {PATIENCE_S:g} s, see {folder}")
+            log = folder / "log"
+            said = log.read_text(errors="replace")[-2000:] if log.exists() else ""
+            raise TimeoutError(f"waited {PATIENCE_S:g} s\n{said}")
         time.sleep(0.1)
 
 

@@ -72,6 +72,14 @@ chaos: $(VENV)/.installed-test  ## make N faults in a real node; count losses [N
 fuzz: $(VENV)/.installed-test  ## throw broken bytes at a door [DOOR=header] [SECONDS=60]
 	@scripts/fuzz $(or $(DOOR),header) --seconds $(or $(SECONDS),60)
 
+.PHONY: bench
+bench: $(VENV)/.installed-test  ## figures with their goals, short; writes docs/benchmarks.md [ONLY=predict]
+	@$(BIN)/python benchmarks/run.py $(if $(ONLY),--only $(ONLY),--markdown docs/benchmarks.md)
+
+.PHONY: bench-full
+bench-full: $(VENV)/.installed-test  ## the same with whole series and 100,000 series in the ledger
+	@$(BIN)/python benchmarks/run.py --full $(if $(ONLY),--only $(ONLY),--markdown docs/benchmarks.md)
+
 .PHONY: format
 format: $(VENV)/.installed-test  ## rewrite the sources in the project's style
 	@$(BIN)/ruff check --fix .

@@ -22,11 +22,11 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from inference.engine import choose_device  # noqa: E402
-from inference.patient_net import PatientNet  # noqa: E402
-from inference.slice_net import SliceNet  # noqa: E402
-from training.ablation.footprint import Footprint  # noqa: E402
-from training.baselines import RIVALS  # noqa: E402
+from inference.engine import choose_device
+from inference.patient_net import PatientNet
+from inference.slice_net import SliceNet
+from training.ablation.footprint import Footprint
+from training.baselines import RIVALS
 
 NAMES = (*RIVALS, "slice", "patient")
 

@@ -22,23 +22,23 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
-import httpx  # noqa: E402
-from ledger_history import BLOCK, fill, open_work  # noqa: E402
+import httpx
+from ledger_history import BLOCK, fill, open_work
 
-from dicom_node.audit import Auditor  # noqa: E402
-from dicom_node.audit.message import (  # noqa: E402
+from dicom_node.audit import Auditor
+from dicom_node.audit.message import (
     EventID,
     Outcome,
     Role,
     message,
     network_peer,
 )
-from dicom_node.audit.trail import Head, line_hash  # noqa: E402
-from dicom_node.configuration import Change  # noqa: E402
-from dicom_node.ledger.console_users import ConsoleRole  # noqa: E402
-from dicom_node.peers_document import PeersDocument  # noqa: E402
-from dicom_node.settings import Peer  # noqa: E402
-from support.console_node import ConsoleNode, ServedConsole, csrf_of  # noqa: E402
+from dicom_node.audit.trail import Head, line_hash
+from dicom_node.configuration import Change
+from dicom_node.ledger.console_users import ConsoleRole
+from dicom_node.peers_document import PeersDocument
+from dicom_node.settings import Peer
+from support.console_node import ConsoleNode, ServedConsole, csrf_of
 
 GOAL_MS = 200.0
 AUDIT_RECORDS = 100_000

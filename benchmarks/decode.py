@@ -23,11 +23,11 @@ import pydicom
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from inference.cpus import usable_cpus  # noqa: E402
-from inference.decoder_pool import DecoderPool  # noqa: E402
-from inference.pixel_file import Plane  # noqa: E402
-from inference.pixels import Rescale  # noqa: E402
-from inference.volume import load_volume  # noqa: E402
+from inference.cpus import usable_cpus
+from inference.decoder_pool import DecoderPool
+from inference.pixel_file import Plane
+from inference.pixels import Rescale
+from inference.volume import load_volume
 
 DEFAULT_SERIES = ROOT.parent / "shared" / "data" / "covid-ct-md" / "covid" / "P001"
 

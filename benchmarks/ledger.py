@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import platform
 import statistics
@@ -34,17 +33,18 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
-from ledger_history import BLOCK, fill, open_work, sizes  # noqa: E402
-from served_node import m3lung, serving_again  # noqa: E402
+from figures import Figures, Ratio
+from ledger_history import BLOCK, fill, open_work, sizes
+from served_node import m3lung, serving_again
 
-from dicom_node.domain import StoredInstance  # noqa: E402
-from dicom_node.header import InstanceHeader  # noqa: E402
-from dicom_node.ledger import Arrival, Ledger, open_ledger  # noqa: E402
-from dicom_node.ledger.leases import this_owner  # noqa: E402
-from dicom_node.ledger.readings import Readings  # noqa: E402
-from dicom_node.logs import configure  # noqa: E402
-from dicom_node.reconciler import Reconciler  # noqa: E402
-from dicom_node.settings import NodeSettings  # noqa: E402
+from dicom_node.domain import StoredInstance
+from dicom_node.header import InstanceHeader
+from dicom_node.ledger import Arrival, Ledger, open_ledger
+from dicom_node.ledger.leases import this_owner
+from dicom_node.ledger.readings import Readings
+from dicom_node.logs import configure
+from dicom_node.reconciler import Reconciler
+from dicom_node.settings import NodeSettings
 
 GOALS = {"sweep": 0.050, "claim of the first in the queue": 0.050,
          "serving again after SIGKILL: C-ECHO": 10.0,
@@ -65,9 +65,23 @@ def main() -> int:
         figures[str(count)] = measure(count, options)
     report(figures, options)
     if options.json:
-        document = {"database": database_name(options), "series": figures, **circumstances()}
-        options.json.write_text(json.dumps(document, indent=2) + "\n")
+        as_figures(figures, options).finish(options.json)
     return 0
+
+
+def as_figures(found: dict[str, dict[str, Any]], options: argparse.Namespace) -> Figures:
+    """Milliseconds by operation and size, and the largest size against the goals."""
+    figures = Figures(f"ledger: {database_name(options)}, series that ended")
+    largest = list(found)[-1]
+    for name, value in found[largest]["seconds"].items():
+        row: dict[str, Any] = {"operation": name}
+        row |= {f"{int(n):,}, ms": 1e3 * at["seconds"][name] for n, at in found.items()}
+        figures.rows.append(row)
+        if name in GOALS:
+            goal = 1e3 * GOALS[name]
+            words = f"ledger, {int(largest):,} series: {name}"
+            figures.ratios.append(Ratio(words, 1e3 * value, goal, "ms", at_most=True))
+    return figures
 
 
 def parse() -> argparse.Namespace:

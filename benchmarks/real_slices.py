@@ -35,15 +35,15 @@ from rich.progress import Progress, track
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from dicom_node.results.segmentation import lesion_mask  # noqa: E402
-from dicom_node.series_folder import find_series  # noqa: E402
-from inference.analyzer import Analyzer  # noqa: E402
-from inference.domain import CtVolume, Findings, SliceReference  # noqa: E402
-from inference.errors import SeriesError  # noqa: E402
-from inference.lung_crop import CropParameters, airway_and_lung  # noqa: E402
-from inference.volume import load_volume  # noqa: E402
-from training.evaluation.localisation import MapTally, histogram_auc  # noqa: E402
-from training.evaluation.metrics import auc  # noqa: E402
+from dicom_node.results.segmentation import lesion_mask
+from dicom_node.series_folder import find_series
+from inference.analyzer import Analyzer
+from inference.domain import CtVolume, Findings, SliceReference
+from inference.errors import SeriesError
+from inference.lung_crop import CropParameters, airway_and_lung
+from inference.volume import load_volume
+from training.evaluation.localisation import MapTally, histogram_auc
+from training.evaluation.metrics import auc
 
 LABELLED = {"P001": "covid/P001", "cap001": "cap/cap001"}
 HEALTHY = "normal/normal001"

@@ -25,6 +25,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from figures import Figures, Ratio
 from receivers import RECEIVERS, CarelessListener, Listener, Receiver
 
 
@@ -85,7 +87,9 @@ class PeakMemory(threading.Thread):
                 self.peak = max(self.peak, *(one.memory_info().rss for one in tree))
 
 
-def send(program: str, port: int, folders: list[Path]) -> float:
+def send(
+    program: str, port: int, folders: list[Path], environment: Mapping[str, str] | None = None
+) -> float:
     """Send each folder in an association of its own, at the same time; return seconds."""
     command = {
         "storescu": ["storescu", "-aec", "M3LUNG", "+sd", "127.0.0.1", str(port)],
@@ -93,9 +97,12 @@ def send(program: str, port: int, folders: list[Path]) -> float:
     }[program]
     started = time.perf_counter()
     senders = [
-        subprocess.Popen([*command, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        subprocess.Popen(
+            [*command, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env={**os.environ, **(environment or {})},
+        )
         for folder in folders
-    ]
+    ]  # fmt: skip
     for sender in senders:
         output = sender.communicate()[0]
         if sender.returncode:
@@ -213,37 +220,76 @@ def seconds_of_fsync(folder: Path) -> str:
 
 def compare_receivers(options: argparse.Namespace) -> None:
     """Print this node beside storescp and Orthanc."""
-    table = Table(title=f"{options.slices} CT slices of 512 × 512 × 16 bit")
-    for title in ("receiver", "sender", "associations", "images/s", "MB/s", "peak RSS MB"):
-        table.add_column(title, justify="left" if title in ("receiver", "sender") else "right")
+    figures = Figures(f"receive: {options.slices} CT slices of 512 × 512 × 16 bit")
+    rates: dict[tuple[str, int], float] = {}
     with tempfile.TemporaryDirectory(prefix="m3lung-receive-") as name:
         scratch = Path(name)
         size = write_series(scratch / "series", options.slices)
-        for key in options.receiver:
-            kind = RECEIVERS[key]
-            if not shutil.which({"storescp": "storescp", "orthanc": "Orthanc"}.get(key, "sh")):
-                continue
-            for sender in options.sender:
-                for associations in options.associations:
-                    folders = parts(scratch, associations)
-                    best, peak = float("inf"), 0
-                    for _ in range(options.repeat):
-                        with tempfile.TemporaryDirectory(dir=scratch) as own:
-                            receiver = kind(Path(own))
-                            with receiver.running() as pid:
-                                memory = PeakMemory(pid)
-                                memory.start()
-                                best = min(best, send(sender, receiver.port, folders))
-                                memory.over.set()
-                                memory.join()
-                                peak = max(peak, memory.peak)
-                                if receiver.stored() != options.slices:
-                                    raise RuntimeError(f"{kind.name} kept {receiver.stored()}")
-                    table.add_row(
-                        kind.name, sender, str(associations), f"{options.slices / best:.0f}",
-                        f"{size / best / 1e6:.0f}", f"{peak / 1e6:.0f}",
-                    )  # fmt: skip
-    Console(width=110).print(table)
+        wanted = [
+            (key, sender, associations)
+            for key in options.receiver
+            if shutil.which(PROGRAMS.get(key, "sh"), path=f"{os.environ['PATH']}:/usr/sbin")
+            for sender in options.sender
+            for associations in options.associations
+        ]
+        best = dict.fromkeys(wanted, float("inf"))
+        peak = dict.fromkeys(wanted, 0)
+        for _ in range(options.repeat):  # in turns, so that a busy machine slows all
+            for one in wanted:
+                seconds, memory = received(*one, options, scratch)
+                best[one], peak[one] = min(best[one], seconds), max(peak[one], memory)
+    for key, sender, associations in wanted:
+        one = (key, sender, associations)
+        rate = options.slices / best[one]
+        rates[key, associations] = max(rate, rates.get((key, associations), 0.0))
+        figures.rows.append(
+            {"receiver": RECEIVERS[key].name, "sender": sender, "associations": associations,
+             "images/s": rate, "MB/s": size / best[one] / 1e6, "peak RSS MB": peak[one] / 1e6}
+        )  # fmt: skip
+    figures.ratios = receive_ratios(rates)
+    figures.finish(options.json)
+
+
+PROGRAMS = {"storescp": "storescp", "orthanc": "Orthanc", "orthanc-tuned": "Orthanc"}
+
+
+def received(
+    key: str, sender: str, associations: int, options: argparse.Namespace, scratch: Path
+) -> tuple[float, int]:
+    """Seconds, and the receiver's peak memory in bytes, of the series sent once."""
+    folders = parts(scratch, associations)
+    with tempfile.TemporaryDirectory(dir=scratch) as own:
+        receiver = RECEIVERS[key](Path(own))
+        with receiver.running() as pid:
+            memory = PeakMemory(pid)
+            memory.start()
+            seconds = send(sender, receiver.port, folders, receiver.environment)
+            memory.over.set()
+            memory.join()
+            if receiver.stored() != options.slices:
+                raise RuntimeError(f"{receiver.name} kept {receiver.stored()}")
+    return seconds, memory.peak
+
+
+def receive_ratios(rates: dict[tuple[str, int], float]) -> list[Ratio]:
+    """Ours by theirs. At its best: whichever of our rows, and of Orthanc's, is the faster."""
+    ratios = []
+    for associations, best_goal, shipped_goal in ((1, 1.5, 10.0), (4, 1.0, None)):
+        mine = max(
+            (rates.get((key, associations), 0.0) for key in RECEIVERS if key.startswith("m3lung")),
+            default=0.0,
+        )
+        shipped = rates.get(("m3lung", associations), 0.0)
+        words = f"{associations} association{'s' if associations > 1 else ''}"
+        theirs = {key: rates.get((key, associations), 0.0) for key in PROGRAMS}
+        orthanc = max(theirs["orthanc"], theirs["orthanc-tuned"])
+        if mine and orthanc:
+            ratios.append(Ratio(f"receive, {words}: by Orthanc's best", mine / orthanc, best_goal))
+        for key in ("orthanc", "storescp"):
+            if shipped and theirs[key]:
+                who = f"receive, {words}: by {key} as shipped"
+                ratios.append(Ratio(who, shipped / theirs[key], shipped_goal))
+    return ratios
 
 
 if __name__ == "__main__":

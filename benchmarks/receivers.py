@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 __all__ = ["RECEIVERS", "CarelessListener", "Listener", "Receiver"]
 
@@ -29,6 +30,8 @@ class Receiver:
     """One receiver as a child process; subclasses say how it starts and what it holds."""
 
     name = ""
+    environment: ClassVar[dict[str, str]] = {}
+    """Of the receiver and of who sends to it: DCMTK reads TCP_NODELAY at both ends."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -46,7 +49,7 @@ class Receiver:
     def running(self) -> Iterator[int]:
         """Run it; yields its process id when it accepts connections."""
         command = self.command()
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **self.environment}
         with (self.directory / "log").open("w") as log:
             process = subprocess.Popen(
                 command, stdout=log, stderr=log, cwd=self.directory, env=environment
@@ -168,9 +171,25 @@ class Orthanc(Receiver):
             return int(json.load(answer)["CountInstances"])
 
 
+class TunedListener(Listener):
+    """The node, and a sender that does not wait for acknowledgements (as the tuned others)."""
+
+    name = "m3lung listener (durable), sender TCP_NODELAY"
+    environment: ClassVar[dict[str, str]] = {"TCP_NODELAY": "1"}
+
+
+class TunedOrthanc(Orthanc):
+    """Orthanc at its best: DCMTK's TCP_NODELAY at both ends."""
+
+    name = "Orthanc, TCP_NODELAY at both ends"
+    environment: ClassVar[dict[str, str]] = {"TCP_NODELAY": "1"}
+
+
 RECEIVERS: dict[str, type[Receiver]] = {
     "m3lung": Listener,
     "m3lung-2": TwoListeners,
+    "m3lung-tuned": TunedListener,
     "storescp": StoreSCP,
     "orthanc": Orthanc,
+    "orthanc-tuned": TunedOrthanc,
 }

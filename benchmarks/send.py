@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.metadata
 import json
 import os
 import shutil
@@ -31,10 +30,10 @@ import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 from pynetdicom import AE
-from rich.console import Console
-from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
+
+from figures import Figures, Ratio
 
 from dicom_node.delivery.shipping import Candidate, PendingDelivery, ship
 from dicom_node.delivery.upper_layer import Sender
@@ -182,6 +181,7 @@ def main() -> None:
     parser.add_argument(
         "--compress", nargs="*", default=["none"], choices=["none", "lossless", "jpeg"]
     )
+    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     senders: dict[str, Callable[[list[Path], int], None]] = {
         f"m3lung, compress = {compress}": (
@@ -198,24 +198,25 @@ def main() -> None:
         for index, path in enumerate(paths):
             _candidate(index, path)
         results = {name: measure(send, paths, options.repeat) for name, send in senders.items()}
-    table = Table(
-        "sender",
-        "objects/s",
-        "MB/s",
-        "x pynetdicom",
-        title=f"{options.objects} objects, {megabytes:.0f} MB, 1 association, Orthanc as shipped; "
-        f"pynetdicom {importlib.metadata.version('pynetdicom')}, {os.cpu_count()} cores, "
-        f"load {os.getloadavg()[0]:.1f}",
+    figures = Figures(
+        f"send: {options.objects} objects, {megabytes:.0f} MB, 1 association, Orthanc as shipped"
     )
+    stock = results["pynetdicom, as shipped"]
     for name, seconds in results.items():
-        ratio = results["pynetdicom, as shipped"] / seconds
-        table.add_row(
-            name,
-            f"{options.objects / seconds:.0f}",
-            f"{megabytes / seconds:.0f}",
-            f"{ratio:.1f}",
+        figures.rows.append(
+            {"sender": name, "objects/s": options.objects / seconds, "MB/s": megabytes / seconds,
+             "× pynetdicom": stock / seconds}
+        )  # fmt: skip
+    ours = results[f"m3lung, compress = {options.compress[0]}"]
+    figures.ratios = [
+        Ratio("send: to a default peer", options.objects / ours, 200.0, "objects/s"),
+        Ratio("send: by stock pynetdicom", stock / ours, 5.0),
+    ]
+    if "dcmsend, as shipped" in results:
+        figures.ratios.append(
+            Ratio("send: by dcmsend as shipped", results["dcmsend, as shipped"] / ours)
         )
-    Console().print(table)
+    figures.finish(options.json)
 
 
 if __name__ == "__main__":

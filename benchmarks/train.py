@@ -25,16 +25,16 @@ from torch import nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from inference.engine import choose_device, choose_precision  # noqa: E402
-from inference.patient_net import PatientNet, PatientNetParameters  # noqa: E402
-from inference.slice_net import SliceNet, SliceNetParameters  # noqa: E402
-from inference.windowing import WindowParameters  # noqa: E402
-from training.augmentation import augment, resize_crop  # noqa: E402
-from training.draw import sample_rng  # noqa: E402
-from training.processes import Processes  # noqa: E402
-from training.recipe import Augmentation  # noqa: E402
-from training.slice_batches import SliceBatch  # noqa: E402
-from training.slices import slice_losses  # noqa: E402
+from inference.engine import choose_device, choose_precision
+from inference.patient_net import PatientNet, PatientNetParameters
+from inference.slice_net import SliceNet, SliceNetParameters
+from inference.windowing import WindowParameters
+from training.augmentation import augment, resize_crop
+from training.draw import sample_rng
+from training.processes import Processes
+from training.recipe import Augmentation
+from training.slice_batches import SliceBatch
+from training.slices import slice_losses
 
 
 def main() -> None:

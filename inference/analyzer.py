@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,9 +149,7 @@ class Analyzer:
             )
             (require_chest if whole else require_lung)(volume, crop)
         with clock.stage("slices"):
-            readings = self._read_slices(volume, crop, progress)
-        with clock.stage("maps"):
-            lesion_map = _on_source_grid(volume, crop, readings.maps)
+            readings, lesion_map = self._read_slices(volume, crop, progress)
         with clock.stage("patient"):
             patient, counted = self._read_patient(readings) if whole else (None, None)
             if progress is not None:
@@ -173,12 +172,16 @@ class Analyzer:
 
     def _read_slices(
         self, volume: CtVolume, crop: LungCrop, progress: Progress | None
-    ) -> SliceReadings:
-        """Readings of the slices with lung, in order."""
+    ) -> tuple[SliceReadings, NDArray[np.float16]]:
+        """Readings of the slices with lung, in order, and their maps on the source's grid.
+
+        While the network reads one batch, a thread beside it crops the next and puts the maps of
+        the last one where they belong: a GPU waits for neither.
+        """
         chosen = np.flatnonzero(crop.has_lung)
         windows = len(self.manifest.preprocessing.window.centers_hu)
         total, done = len(chosen) * windows, 0
-        batches = []
+        lesion_map = np.zeros(volume.hu.shape, dtype=np.float16)
 
         def tick(count: int) -> None:
             nonlocal done
@@ -186,10 +189,22 @@ class Analyzer:
             if progress is not None:
                 progress("slices", done, total)
 
-        for start in range(0, len(chosen), self.batch_slices):
-            batch = chosen[start : start + self.batch_slices]
-            batches.append(self.engine.read(self._crops(volume, crop, batch), tick))
-        return SliceReadings.join(batches)
+        step = self.batch_slices
+        batches = [chosen[start : start + step] for start in range(0, len(chosen), step)]
+        parts: list[SliceReadings] = []
+        placed: list[Future[None]] = []
+        with ThreadPoolExecutor(1, thread_name_prefix="beside-the-network") as beside:
+            following = beside.submit(self._crops, volume, crop, batches[0])
+            for number, batch in enumerate(batches):
+                crops = following.result()
+                if number + 1 < len(batches):
+                    following = beside.submit(self._crops, volume, crop, batches[number + 1])
+                parts.append(self.engine.read(crops, tick))
+                maps = parts[-1].maps
+                placed.append(beside.submit(_place, lesion_map, volume, crop, batch, maps))
+            for each in placed:
+                each.result()
+        return SliceReadings.join(parts), lesion_map
 
     def _crops(
         self, volume: CtVolume, crop: LungCrop, batch: NDArray[np.intp]
@@ -239,15 +254,17 @@ class _Clock:
         self.seconds[name] = time.perf_counter() - start
 
 
-def _on_source_grid(
-    volume: CtVolume, crop: LungCrop, maps: NDArray[np.float32]
-) -> NDArray[np.float16]:
-    chosen = np.flatnonzero(crop.has_lung)
-    lesion_map = np.zeros(volume.hu.shape, dtype=np.float16)
+def _place(
+    lesion_map: NDArray[np.float16],
+    volume: CtVolume,
+    crop: LungCrop,
+    batch: NDArray[np.intp],
+    maps: NDArray[np.float32],
+) -> None:
+    """Write the maps of a batch into `lesion_map`, each where its crop came from."""
     planes = np.ascontiguousarray(maps[volume.as_displayed])
-    targets = [lesion_map[i] for i in chosen]  # views: written in place
-    to_source_grid(planes, [crop.boxes[i] for i in chosen], targets)
-    return lesion_map
+    targets = [lesion_map[i] for i in batch]  # views: written in place
+    to_source_grid(planes, [crop.boxes[i] for i in batch], targets)
 
 
 def _slice_findings(

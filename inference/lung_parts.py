@@ -23,6 +23,7 @@ GAS_HU = -930
 LUNG_TISSUE_FRACTION = 0.30
 SMALL_PART = 0.02  # of the largest connected body's volume: noise, not lung
 MINIMUM_PART_MM2 = 20.0
+_COUNTED_PAIRS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +85,24 @@ def link_parts(parts: Sequence[SliceParts]) -> list[NDArray[np.int64]]:
         return node
 
     for upper, lower in zip(range(len(parts) - 1), range(1, len(parts)), strict=True):
-        a, b = parts[upper].labels, parts[lower].labels
-        both = (a > 0) & (b > 0)
-        pairs = np.unique(a[both].astype(np.int64) * len(parts[lower].area_px) + b[both])
-        for pair in pairs:
-            first, second = divmod(int(pair), len(parts[lower].area_px))
+        for first, second in _touching(parts[upper], parts[lower]):
             parent[root(int(starts[upper]) + first)] = root(int(starts[lower]) + second)
     return [
         np.array([root(node) for node in range(int(start), int(stop))], dtype=np.int64)
         for start, stop in pairwise(starts)
     ]
+
+
+def _touching(upper: SliceParts, lower: SliceParts) -> list[tuple[int, int]]:
+    """Which part of the one slice overlaps which of the other."""
+    both = cv2.min(upper.labels, lower.labels) > 0
+    a, b = upper.labels[both], lower.labels[both]
+    rows, columns = len(upper.area_px), len(lower.area_px)
+    if rows * columns > _COUNTED_PAIRS:  # noise all over: sorting is cheaper than counting
+        codes = np.unique(a.astype(np.int64) * columns + b)
+    else:
+        codes = np.flatnonzero(np.bincount(a.astype(np.int32) * columns + b))
+    return [divmod(int(code), columns) for code in codes]
 
 
 def is_lung_part(

@@ -22,10 +22,9 @@ from inference.pixels import (
     DECODER_ERRORS,
     Padding,
     Rescale,
-    decode_frame,
+    decode_hu,
     disk_failed,
     needs_too_much_memory,
-    to_hu,
 )
 
 __all__ = ["PixelReader", "Plane", "read_planes"]
@@ -99,7 +98,7 @@ def read_planes(path: Path, planes: Sequence[Plane]) -> Iterator[NDArray[np.int1
     if not has_pixels:
         raise UndecodablePixels(f"The image {path.name} holds no pixel data.")
     for plane in planes:
-        stored = decode_frame(instance, plane.index, plane.label)
-        if stored.shape != (plane.rows, plane.columns):
+        hu = decode_hu(instance, plane.index, plane.label, plane.rescale, plane.padding)
+        if hu.shape != (plane.rows, plane.columns):
             raise UndecodablePixels(f"The pixel data of the image {plane.label} are incomplete.")
-        yield to_hu(stored, plane.rescale, plane.padding)
+        yield hu

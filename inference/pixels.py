@@ -9,7 +9,10 @@ from __future__ import annotations
 import errno
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +29,7 @@ __all__ = [
     "Padding",
     "Rescale",
     "decode_frame",
+    "decode_hu",
     "disk_failed",
     "needs_too_much_memory",
     "padding_of",
@@ -95,6 +99,35 @@ class Padding:
     high: int
 
 
+def decode_hu(
+    instance: Dataset, frame_index: int, label: str, rescale: Rescale, padding: Padding | None
+) -> NDArray[np.int16]:
+    """Decode one frame to Hounsfield units.
+
+    The same as :func:`to_hu` of :func:`decode_frame`. Samples of 16 bits, which is nearly all of
+    CT, are looked up in one table of all 65536 of them, made by those two functions: one pass over
+    the pixels instead of eight.
+
+    Parameters
+    ----------
+    instance, frame_index, label
+        See :func:`decode_frame`.
+    rescale, padding
+        See :func:`to_hu`.
+
+    Returns
+    -------
+    ndarray of int16, shape (rows, columns)
+
+    Raises
+    ------
+    UndecodablePixels
+    """
+    return _decoded(
+        instance, frame_index, label, lambda raw, cells: _looked_up(raw, cells, rescale, padding)
+    )
+
+
 def decode_frame(instance: Dataset, frame_index: int, label: str) -> NDArray[np.int32]:
     """Decode one frame to its stored values.
 
@@ -118,6 +151,19 @@ def decode_frame(instance: Dataset, frame_index: int, label: str) -> NDArray[np.
     UndecodablePixels
         The transfer syntax is not supported, or the data are short, broken or not grey.
     """
+    return _decoded(instance, frame_index, label, _stored_values)
+
+
+_Value = TypeVar("_Value", np.int16, np.int32)
+
+
+def _decoded(
+    instance: Dataset,
+    frame_index: int,
+    label: str,
+    values_of: Callable[[NDArray[np.generic], _Cells], NDArray[_Value]],
+) -> NDArray[_Value]:
+    """Have pydicom decode one frame, and `values_of` make of its cells what is wanted."""
     syntax = UID(str(instance.file_meta.get("TransferSyntaxUID", "")))
     if int(instance.get("SamplesPerPixel", 1) or 1) != 1:
         raise UndecodablePixels(f"The image {label} is a colour image, not a CT slice.")
@@ -130,7 +176,7 @@ def decode_frame(instance: Dataset, frame_index: int, label: str) -> NDArray[np.
             correct_unused_bits=False,  # type: ignore[arg-type]  # mistyped in pydicom 3.0
         )
         native = not syntax.is_encapsulated or syntax == DeflatedExplicitVRLittleEndian
-        stored = _stored_values(raw, instance, native=native)
+        values = values_of(raw, _Cells.of(instance, native=native))
     except NotImplementedError as error:
         name = syntax.name if syntax else "unknown"
         raise UndecodablePixels(
@@ -144,28 +190,59 @@ def decode_frame(instance: Dataset, frame_index: int, label: str) -> NDArray[np.
         raise UndecodablePixels(
             f"The pixel data of the image {label} are damaged or incomplete ({syntax.name})."
         ) from error
-    if stored.ndim != 2:
+    if values.ndim != 2:
         raise UndecodablePixels(f"The image {label} does not hold one plane of pixels per frame.")
-    return stored
-
-
-def _stored_values(
-    raw: NDArray[np.generic], instance: Dataset, *, native: bool
-) -> NDArray[np.int32]:
-    bits_allocated = int(instance.BitsAllocated)
-    bits_stored = int(instance.get("BitsStored") or bits_allocated)
-    high_bit = instance.get("HighBit")
-    high_bit = bits_stored - 1 if high_bit is None else int(high_bit)
-    signed = int(instance.get("PixelRepresentation") or 0) == 1
-    values = raw.astype(np.int32)
-    if native and bits_stored <= high_bit + 1 <= bits_allocated:
-        # Decoders of compressed frames return right-aligned samples; native cells may not be.
-        values >>= high_bit + 1 - bits_stored
-    if bits_stored < bits_allocated:
-        values &= (1 << bits_stored) - 1
-        if signed:
-            values -= (values >> (bits_stored - 1)) << bits_stored
     return values
+
+
+@dataclass(frozen=True, slots=True)
+class _Cells:
+    """Where the sample lies in a cell of the decoded frame (PS3.5 §8.1.1)."""
+
+    bits_allocated: int
+    bits_stored: int
+    high_bit: int
+    signed: bool
+    native: bool
+
+    @staticmethod
+    def of(instance: Dataset, *, native: bool) -> _Cells:
+        bits_allocated = int(instance.BitsAllocated)
+        bits_stored = int(instance.get("BitsStored") or bits_allocated)
+        high_bit = instance.get("HighBit")
+        high_bit = bits_stored - 1 if high_bit is None else int(high_bit)
+        signed = int(instance.get("PixelRepresentation") or 0) == 1
+        return _Cells(bits_allocated, bits_stored, high_bit, signed, native)
+
+
+def _stored_values(raw: NDArray[np.generic], cells: _Cells) -> NDArray[np.int32]:
+    values = raw.astype(np.int32)
+    if cells.native and cells.bits_stored <= cells.high_bit + 1 <= cells.bits_allocated:
+        # Decoders of compressed frames return right-aligned samples; native cells may not be.
+        values >>= cells.high_bit + 1 - cells.bits_stored
+    if cells.bits_stored < cells.bits_allocated:
+        values &= (1 << cells.bits_stored) - 1
+        if cells.signed:
+            values -= (values >> (cells.bits_stored - 1)) << cells.bits_stored
+    return values
+
+
+def _looked_up(
+    raw: NDArray[np.generic], cells: _Cells, rescale: Rescale, padding: Padding | None
+) -> NDArray[np.int16]:
+    if raw.dtype not in (np.uint16, np.int16):
+        return to_hu(_stored_values(raw, cells), rescale, padding)
+    table = _hu_table(raw.dtype.char, cells, rescale, padding)
+    return np.asarray(table.take(np.ascontiguousarray(raw).view(np.uint16)), dtype=np.int16)
+
+
+@lru_cache(maxsize=16)  # slices of one series differ in rescale at most
+def _hu_table(
+    kind: str, cells: _Cells, rescale: Rescale, padding: Padding | None
+) -> NDArray[np.int16]:
+    """HU of every content of a 16-bit cell, indexed by its bits."""
+    every = np.arange(1 << 16, dtype=np.uint16).view(kind)
+    return to_hu(_stored_values(every, cells), rescale, padding)
 
 
 def padding_of(instance: Dataset) -> Padding | None:

@@ -47,9 +47,32 @@ class TorchEngine:
         self, crops: NDArray[np.int16], tick: Callable[[int], None] | None = None
     ) -> SliceReadings:
         """Read a batch; see :class:`~inference.engine.SliceEngine`."""
-        step = len(crops) if self._device.type == "cuda" else CPU_CHUNK
-        parts = [self._read(crops[i : i + step], tick) for i in range(0, len(crops), step)]
+        if self._device.type == "cuda":
+            return self.read_together(crops, tick)
+        parts = [
+            self._read(crops[i : i + CPU_CHUNK], tick) for i in range(0, len(crops), CPU_CHUNK)
+        ]
         return SliceReadings.join(parts)
+
+    @torch.inference_mode()
+    def read_together(
+        self, crops: NDArray[np.int16], tick: Callable[[int], None] | None = None
+    ) -> SliceReadings:
+        """Read a batch in all windows with one forward pass, as a GPU likes it.
+
+        The crops go to the device once, and the means come back once: nothing waits in between.
+        """
+        windows, batch = len(self._centers_hu), len(crops)
+        hu = torch.from_numpy(crops).to(self._device).float()[:, None]  # (B, 1, H, W)
+        centers = torch.tensor(self._centers_hu, device=self._device)  # (W,)
+        outputs = self._net(
+            hu.repeat(windows, 1, 1, 1),  # (W·B, 1, H, W)
+            centers.repeat_interleave(batch)[:, None, None, None],  # (W·B, 1, 1, 1)
+        )
+        means = [each.unflatten(0, (windows, batch)).mean(dim=0).cpu().numpy() for each in outputs]
+        if tick is not None:
+            tick(batch * windows)
+        return SliceReadings(*means)
 
     @torch.inference_mode()
     def _read(self, crops: NDArray[np.int16], tick: Callable[[int], None] | None) -> SliceReadings:

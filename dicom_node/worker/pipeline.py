@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,8 +79,10 @@ def read_series(
     """
     progress("decode", 0, len(instances))
     crash_point("worker.in_decode")
-    volume = load_volume(instances, frames=frames, pixels=pixels, progress=progress)
-    source = SourceSeries.read(instances)
+    with ThreadPoolExecutor(1) as beside:  # the pixels are decoded in children meanwhile
+        headers = beside.submit(SourceSeries.read, instances)
+        volume = load_volume(instances, frames=frames, pixels=pixels, progress=progress)
+        source = headers.result()
 
     findings = analyzer.analyze(volume, progress=progress, slice_level=slice_level)
     crash_point("worker.in_inference")

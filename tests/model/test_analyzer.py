@@ -71,7 +71,7 @@ def test_findings_are_complete(analyzer):
     assert findings.lesion_map.dtype == np.float16
     assert 0 <= findings.lesion_map.min() <= findings.lesion_map.max() <= 1
     assert 0 <= findings.burden.percent_of_lung <= 100
-    assert set(findings.timing_s) == {"crop", "slices", "maps", "patient", "burden"}
+    assert set(findings.timing_s) == {"crop", "slices", "patient", "burden"}
     for found, mask, lesion in zip(
         findings.slices, findings.lung_mask, findings.lesion_map, strict=True
     ):

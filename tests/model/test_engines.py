@@ -14,14 +14,15 @@ import pytest
 import torch
 
 from inference.bundle import Bundle, load_bundle, write_bundle
-from inference.domain import Training
+from inference.domain import DiseaseClass, Training
 from inference.engine import choose_device, choose_precision, make_engine
 from inference.errors import DeviceError
-from inference.lung_crop import CropParameters
+from inference.lung_crop import CropParameters, crop_lungs, crop_to_input
 from inference.patient_net import PatientNet, PatientNetParameters
 from inference.slice_net import SliceNet, SliceNetParameters
 from inference.windowed_net import fold_batch_norms
 from inference.windowing import WindowParameters, apply_window, normalize
+from training.phantom import Case, Family
 
 SIZE = 96
 
@@ -107,6 +108,68 @@ def test_temperatures_soften_probabilities_and_leave_the_maps(net, crops, tmp_pa
     assert np.allclose(readings.lesion_probability, lesion, atol=1e-4)
     assert np.allclose(readings.probabilities, classes, atol=1e-4)
     assert np.allclose(readings.maps, maps, atol=1e-4)
+
+
+def test_all_windows_in_one_pass_are_the_same(net, crops, tmp_path):
+    """What a GPU does, on this CPU."""
+    ticks: list[int] = []
+    made = make_engine(bundle_of(net, tmp_path), name="torch", device="cpu", precision="float32")
+    readings = made.read_together(crops, ticks.append)
+    got = (readings.features, readings.lesion_probability, readings.probabilities, readings.maps)
+    for value, reference in zip(got, expected(net, crops), strict=True):
+        assert value.dtype == np.float32
+        assert np.allclose(value, reference, atol=1e-4)
+    assert sum(ticks) == 5 * 3
+
+
+def test_a_reading_that_is_stopped_leaves_the_engine_usable(net, crops, tmp_path):
+    class Stopped(Exception):
+        pass
+
+    def stop(_: int) -> None:
+        raise Stopped
+
+    made = make_engine(
+        bundle_of(net, tmp_path), name="openvino", device="cpu", precision="float32", threads=3
+    )
+    before = made.read(crops)
+    with pytest.raises(Stopped):
+        made.read(crops, stop)
+    again = made.read(crops)
+    assert np.array_equal(again.features, before.features)
+    assert np.array_equal(again.maps, before.maps)
+
+
+PHANTOM = Path(__file__).parents[2] / "inference" / "bundles" / "phantom-v1"
+
+
+def test_engines_and_precisions_agree_on_the_bundle_that_comes_along():
+    """Probabilities within 0.01 and the same class, on slices of two phantoms."""
+    bundle = load_bundle(PHANTOM)
+    parameters = bundle.manifest.preprocessing.crop
+    planes = []
+    for label in (DiseaseClass.HEALTHY, DiseaseClass.COVID19):
+        case = Case(label, 3, family=Family.TEST, slices=12, slice_mm=20.0, rows=256)
+        hu = np.stack([drawn.hu for drawn in case])
+        crop = crop_lungs(hu, (case.scanner.pixel_mm, case.scanner.pixel_mm), parameters)
+        chosen = np.flatnonzero(crop.has_lung)[::2]
+        planes += [crop_to_input(hu[i], crop.boxes[i], parameters) for i in chosen]
+    crops = np.stack(planes)
+    assert len(crops) >= 6
+    reference = make_engine(bundle, name="torch", device="cpu", precision="float32").read(crops)
+    native = choose_precision("auto", torch.device("cpu")) == torch.bfloat16
+    step = 1 if native else len(crops) - 1  # emulated, bfloat16 takes many times as long
+    for name, precision, every in (("openvino", "float32", 1), ("openvino", "bfloat16", 1),
+                                   ("torch", "bfloat16", step)):  # fmt: skip
+        got = make_engine(bundle, name=name, device="cpu", precision=precision).read(crops[::every])
+        lesion = np.abs(got.lesion_probability - reference.lesion_probability[::every])
+        classes = np.abs(got.probabilities - reference.probabilities[::every])
+        apart = (name, precision, float(lesion.max()), float(classes.max()))
+        assert lesion.max() <= 0.01, apart
+        assert classes.max() <= 0.01, apart
+        assert np.array_equal(
+            got.probabilities.argmax(axis=1), reference.probabilities[::every].argmax(axis=1)
+        ), apart
 
 
 def test_the_engine_of_a_cpu_is_openvino(net, tmp_path):

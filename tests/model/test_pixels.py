@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from inference.errors import UndecodablePixels
-from inference.pixels import Padding, Rescale, decode_frame, padding_of, to_hu
+from inference.pixels import Padding, Rescale, decode_frame, decode_hu, padding_of, to_hu
 
 
 def by_hand(value: int, slope: float, intercept: float, padding: Padding | None) -> int:
@@ -107,3 +107,26 @@ def test_a_colour_image_is_refused():
     dataset.SamplesPerPixel = 3
     with pytest.raises(UndecodablePixels, match="colour"):
         decode_frame(dataset, 0, "7.dcm")
+
+
+@given(
+    stored=arrays.arrays(np.uint16, (3, 4)),
+    bits_stored=st.integers(1, 16),
+    left_aligned=st.booleans(),
+    signed=st.booleans(),
+    slope=st.sampled_from([1.0, 2.0, 0.5]),
+    intercept=st.sampled_from([0.0, -1024.0, -1023.5, 1e12]),
+    padding=st.sampled_from([None, Padding(-2000, -2000), Padding(0, 40)]),
+)
+def test_the_table_of_hu_says_what_the_steps_say(
+    stored, bits_stored, left_aligned, signed, slope, intercept, padding
+):
+    dataset = native(
+        stored.astype(np.int16) if signed else stored,
+        BitsStored=bits_stored,
+        HighBit=15 if left_aligned else bits_stored - 1,
+        PixelRepresentation=int(signed),
+    )
+    rescale = Rescale(slope, intercept)
+    by_steps = to_hu(decode_frame(dataset, 0, "x"), rescale, padding)
+    assert np.array_equal(decode_hu(dataset, 0, "x", rescale, padding), by_steps)

@@ -18,15 +18,15 @@ from inference import decoder_child, pixel_file
 
 __all__ = ["main"]
 
-_decode = pixel_file.decode_frame
+_decode = pixel_file.decode_hu
 
 
-def faulty(instance: Any, frame_index: int, label: str) -> Any:
+def faulty(instance: Any, frame_index: int, label: str, *meaning: Any) -> Any:
     """Do to `label` what its name says, then decode it if that is still possible."""
     for name, fault in FAULTS.items():
         if label.startswith(name):
             fault(label)
-    return _decode(instance, frame_index, label)
+    return _decode(instance, frame_index, label, *meaning)
 
 
 def hold_memory(_: str) -> None:
@@ -72,5 +72,5 @@ FAULTS = {
 
 def main() -> None:
     """Run the real child with the faults in it."""
-    pixel_file.decode_frame = faulty  # type: ignore[assignment]
+    pixel_file.decode_hu = faulty  # type: ignore[assignment]
     decoder_child.main()

@@ -40,12 +40,15 @@ class LobeReading(Frozen):
     smallest_lobe : float
         Share of both lungs below which a lobe counts as not to be told. Of healthy lungs the
         middle lobe is the smallest, with about a twelfth.
+    least_sure : float
+        Mean probability of a lobe's own pixels below which it counts as not to be told.
     """
 
     severe: Annotated[float, Field(gt=0, lt=1)] = 0.5
     severity_temperature: Annotated[float, Field(gt=0)] = 1.0
     bag_slices: Annotated[int, Field(ge=1)] = 48
     smallest_lobe: Annotated[float, Field(gt=0, lt=0.2)] = 0.02
+    least_sure: Annotated[float, Field(ge=0, lt=1)] = 0.6
 
 
 class M2UNetManifest(SystemManifest):

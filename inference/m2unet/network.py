@@ -112,8 +112,10 @@ class M2UNet(nn.Module):
         self.decoder = nn.ModuleList(_twice(2 * b, b) for _, b in pairs)
         self.lobes = nn.Conv2d(channels[0], LOBE_LABELS, 1)
         size, hidden = channels[-1], self.parameters_.hidden
-        self.in_lobe = AttentionPool(size, hidden)
-        self.in_slice = AttentionPool(size, hidden)
+        # A flat reading has none of these: data-parallel training wants every weight to be used.
+        hierarchical = self.parameters_.hierarchy == "hierarchical"
+        self.in_lobe = AttentionPool(size, hidden) if hierarchical else None
+        self.in_slice = AttentionPool(size, hidden) if hierarchical else None
         self.in_patient = AttentionPool(size, hidden)
         self.severity = nn.Linear(size, 2)
 
@@ -158,7 +160,7 @@ class M2UNet(nn.Module):
         by_lobe, share = features.by_lobe, features.share  # (P, 5, D), (P, 5)
         in_patch = share.sum(dim=1)  # (P,)
         patch = (share[..., None] * by_lobe).sum(dim=1) / in_patch.clamp_min(1e-6)[:, None]
-        if self.parameters_.hierarchy == "flat":
+        if self.in_lobe is None or self.in_slice is None:
             pooled = self.in_patient(patch, in_patch)  # (D,)
             return self.severity(pooled)
         lobes = self.in_lobe(by_lobe.transpose(0, 1), share.T)  # (5, D)

@@ -89,9 +89,10 @@ class LobeVotes:
         self._votes[place] += np.arange(LOBE_LABELS)[:, None, None] == best
         self._sure[place] += probabilities
 
-    def labels(self) -> NDArray[np.uint8]:
-        """Return the majority, shape (size, size)."""
-        patches = np.maximum(self._votes.sum(axis=0), 1.0)
+    def result(self) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Return the majority and its mean probability, both of shape (size, size)."""
+        mean = self._sure / np.maximum(self._votes.sum(axis=0), 1.0)
         # The mean probability is below one vote: it decides between equal numbers of votes only.
-        merit = self._votes + 0.999 * self._sure / patches
-        return np.asarray(merit.argmax(axis=0), dtype=np.uint8)
+        best = (self._votes + 0.999 * mean).argmax(axis=0)
+        certainty = np.take_along_axis(mean, best[None], axis=0)[0]
+        return np.asarray(best, dtype=np.uint8), certainty

@@ -111,9 +111,11 @@ def test_the_majority_of_overlaps_wins_and_a_tie_goes_to_the_surer_side():
 
     for label, sure in ((1, 0.5), (1, 0.5), (2, 0.99)):
         votes.add(say(label, sure), (0, 0))
-    assert (votes.labels() == 1).all()
+    assert (votes.result()[0] == 1).all()
     votes.add(say(2, 0.99), (0, 0))
-    assert (votes.labels() == 2).all()
+    labels, certainty = votes.result()
+    assert (labels == 2).all()
+    assert certainty == pytest.approx((2 * 0.1 + 2 * 0.99) / 4)
 
 
 def test_a_bundle_is_read_back_and_guarded(tmp_path: Path):

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,7 @@ from inference.lesion_map import to_source_grid
 from inference.lung_crop import LungCrop, crop_lungs, crop_to_input
 from inference.patient_net import PatientNet
 from inference.quality import MINIMUM_SLICES, assess_quality
+from inference.systems import OtherSystems, disagreements, involved_lobes
 
 __all__ = ["Analyzer"]
 
@@ -57,6 +58,7 @@ class Analyzer:
     patient_net: PatientNet
     batch_slices: int = 8
     threads: int = 0
+    others: OtherSystems = field(default_factory=OtherSystems)
 
     @classmethod
     def load(
@@ -68,6 +70,8 @@ class Analyzer:
         precision: Precision = "auto",
         batch_slices: int = 8,
         threads: int = 0,
+        m2unet: Path | None = None,
+        jcs: Path | None = None,
     ) -> Analyzer:
         """Load a bundle onto a device.
 
@@ -84,6 +88,8 @@ class Analyzer:
             Slices per forward pass.
         threads : int
             CPU threads; 0 leaves torch's own choice. Holds for the whole process.
+        m2unet, jcs : Path or None
+            Bundles of the two other systems; None: they do not run.
 
         Raises
         ------
@@ -104,7 +110,22 @@ class Analyzer:
             bundle.patient_net,
             batch_slices,
             threads,
+            OtherSystems.load(
+                bundle.manifest.preprocessing.crop,
+                m2unet=m2unet,
+                jcs=jcs,
+                device=device,
+                precision=precision,
+                batch=batch_slices,
+            ),
         )
+
+    @property
+    def identities(self) -> tuple[ModelIdentity, ...]:
+        """Every model that reads, the main one first."""
+        readers = (self.others.lobes, self.others.lesions)
+        others = [reader.bundle.identity for reader in readers if reader is not None]
+        return (self.identity, *others)
 
     def analyze(
         self,
@@ -120,7 +141,7 @@ class Analyzer:
         volume : CtVolume
         progress : callable or None
             Called with (stage, done, total), stage one of ``crop``, ``slices``, ``patient``,
-            after each slice of the crop and each window of each batch.
+            ``lobes``, ``lesions``, after each slice of the crop and each window of each batch.
         slice_level : bool
             Slice readings and maps only, no patient reading. Fewer than 20 slices are always
             read this way.
@@ -158,7 +179,11 @@ class Analyzer:
             threshold = self.identity.lesion_threshold
             lung_px, lesion_px = burden.lesion_areas(lesion_map, crop.mask, threshold)
             measured = burden.measure(volume, lesion_map, crop.mask, threshold)
-        return Findings(
+        with clock.stage("systems"):
+            other = self.others.read(volume, crop, whole=whole, progress=progress)
+        if other.lobes is None and other.segmented is None:
+            clock.seconds.pop("systems")
+        findings = Findings(
             model=self.identity,
             slices=_slice_findings(volume, crop, readings, lung_px, lesion_px),
             patient=patient,
@@ -168,6 +193,13 @@ class Analyzer:
             lung_mask=crop.mask,
             quality=self._quality(volume, crop, patient, counted, slice_level=slice_level),
             timing_s=clock.seconds,
+            lobes=other.lobes,
+            segmented=other.segmented,
+        )
+        return replace(
+            findings,
+            involvement=involved_lobes(findings),
+            quality=findings.quality + disagreements(findings),
         )
 
     def _read_slices(

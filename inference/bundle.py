@@ -7,28 +7,37 @@ is the identity of the model: it changes whenever any output can.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
-from safetensors.torch import save as save_safetensors
-from torch import Tensor, nn
+from pydantic import Field, model_validator
+from torch import nn
 
+from inference.bundle_files import (
+    MANIFEST,
+    UNTRAINED_LIMITS,
+    Frozen,
+    Preprocessing,
+    TrainingData,
+    WeightsFile,
+    fill,
+    model_digest,
+    read_manifest,
+    read_weights,
+    write_manifest,
+    write_weights,
+)
 from inference.domain import DiseaseClass, ModelIdentity, Training
 from inference.errors import BundleError
 from inference.lung_crop import CropParameters
 from inference.patient_net import PatientNet, PatientNetParameters
 from inference.slice_net import SliceNet, SliceNetParameters
-from inference.windowing import WindowParameters
 
 __all__ = [
+    "MANIFEST",
     "Bundle",
     "Calibration",
     "Manifest",
@@ -38,49 +47,24 @@ __all__ = [
     "write_bundle",
 ]
 
-MANIFEST = "manifest.json"
 CLASS_NAMES = tuple(disease.key for disease in DiseaseClass)
-UNTRAINED_LIMITS = (
-    "Untrained: the weights are random numbers. Its output means nothing and must not be read."
-)
-
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+\.safetensors$")]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class WeightsFile(_Frozen):
-    """A weights file of the bundle and its digest."""
-
-    file: FileName
-    sha256: Sha256
-
-
-class Architecture(_Frozen):
+class Architecture(Frozen):
     """Constructor arguments of the two networks."""
 
     slice_net: SliceNetParameters = SliceNetParameters()
     patient_net: PatientNetParameters = PatientNetParameters()
 
 
-class Preprocessing(_Frozen):
-    """Crop and windows, as training used them."""
-
-    crop: CropParameters = CropParameters()
-    window: WindowParameters = WindowParameters()
-
-
-class Thresholds(_Frozen):
+class Thresholds(Frozen):
     """Where scores become statements."""
 
     lesion: Annotated[float, Field(gt=0, lt=1)] = 0.5
     nonparametric_healthy: Annotated[float, Field(gt=0, lt=1)] = 0.99
 
 
-class Calibration(_Frozen):
+class Calibration(Frozen):
     """Temperatures that logits are divided by, fitted on validation patients (1: as trained).
 
     Attributes
@@ -95,25 +79,7 @@ class Calibration(_Frozen):
     patient_temperature: Annotated[float, Field(gt=0)] = 1.0
 
 
-class TrainingData(_Frozen):
-    """What the model learned from.
-
-    Attributes
-    ----------
-    description : str
-        In words.
-    sha256 : str
-        Digest of the cohort.
-    patients : dict of class name to int
-        Patients trained on, by class.
-    """
-
-    description: Annotated[str, Field(min_length=1, max_length=1000)]
-    sha256: Sha256
-    patients: dict[str, int]
-
-
-class Manifest(_Frozen):
+class Manifest(Frozen):
     """``manifest.json``.
 
     Attributes
@@ -144,7 +110,7 @@ class Manifest(_Frozen):
     thresholds: Thresholds = Thresholds()
     calibration: Calibration = Calibration()
     training_data: TrainingData | None = None
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float] = Field(default_factory=dict)
     slice_weights: WeightsFile
     patient_weights: WeightsFile
 
@@ -197,9 +163,9 @@ def load_bundle(directory: Path) -> Bundle:
         A file is missing or altered, the format is unknown, the classes come in another order,
         or the weights do not fit the architecture. The message names the file.
     """
-    manifest, manifest_bytes = _read_manifest(directory)
-    slice_state = _read_weights(directory, manifest.slice_weights)
-    patient_state = _read_weights(directory, manifest.patient_weights)
+    manifest, manifest_bytes = read_manifest(directory, Manifest)
+    slice_state = read_weights(directory, manifest.slice_weights)
+    patient_state = read_weights(directory, manifest.patient_weights)
     slice_net = SliceNet(manifest.architecture.slice_net)
     if slice_net.feature_size != manifest.architecture.patient_net.feature_size:
         raise BundleError(
@@ -207,8 +173,8 @@ def load_bundle(directory: Path) -> Bundle:
             f"network takes {manifest.architecture.patient_net.feature_size}"
         )
     patient_net = PatientNet(manifest.architecture.patient_net)
-    _fill(slice_net, slice_state, manifest.slice_weights.file)
-    _fill(patient_net, patient_state, manifest.patient_weights.file)
+    fill(slice_net, slice_state, manifest.slice_weights.file)
+    fill(patient_net, patient_state, manifest.patient_weights.file)
     return Bundle(manifest, _identity(manifest, manifest_bytes), slice_net, patient_net)
 
 
@@ -237,20 +203,11 @@ def write_bundle(
     BundleError
         The manifest does not validate, or a weight is not finite in its stored type.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    files = {}
-    for key, net in (("slice_weights", slice_net), ("patient_weights", patient_net)):
-        name = f"{key.removesuffix('_weights')}_net.safetensors"
-        content = save_safetensors({k: _stored(k, v) for k, v in net.state_dict().items()})
-        (directory / name).write_bytes(content)
-        files[key] = {"file": name, "sha256": hashlib.sha256(content).hexdigest()}
-    try:
-        checked = Manifest.model_validate({**manifest, **files})
-    except ValidationError as error:
-        raise BundleError(f"{MANIFEST}: {_first_problem(error)}") from error
-    text = json.dumps(checked.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
-    (directory / MANIFEST).write_text(text, encoding="utf-8")
-    return checked
+    files = {
+        "slice_weights": write_weights(directory, "slice_net", slice_net),
+        "patient_weights": write_weights(directory, "patient_net", patient_net),
+    }
+    return write_manifest(directory, Manifest, {**manifest, **files})
 
 
 def make_untrained_bundle(
@@ -320,69 +277,12 @@ def _spread(net: SliceNet) -> None:
                 head.bias.zero_()
 
 
-def _stored(name: str, value: Tensor) -> Tensor:
-    if not value.is_floating_point():
-        return value.contiguous()
-    stored = value.detach().cpu().to(torch.float16 if value.ndim >= 2 else torch.float32)
-    if not bool(torch.isfinite(stored).all()):
-        raise BundleError(f"tensor {name} holds values that cannot be stored")
-    return stored.contiguous()
-
-
-def _read_manifest(directory: Path) -> tuple[Manifest, bytes]:
-    content = _read(directory / MANIFEST)
-    try:
-        return Manifest.model_validate_json(content), content
-    except ValidationError as error:
-        raise BundleError(f"{MANIFEST}: {_first_problem(error)}") from error
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"])
-    return f"{where}: {problem['msg']}" if where else str(problem["msg"])
-
-
-def _read_weights(directory: Path, weights: WeightsFile) -> dict[str, Tensor]:
-    content = _read(directory / weights.file)
-    if hashlib.sha256(content).hexdigest() != weights.sha256:
-        raise BundleError(f"{weights.file} has been altered: its sha256 is not the manifest's")
-    try:
-        return load_safetensors(content)
-    except SafetensorError as error:
-        raise BundleError(f"{weights.file} is not a safetensors file") from error
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise BundleError(f"{path.name} is missing from the bundle {path.parent}") from error
-    except OSError as error:
-        raise BundleError(f"{path.name} cannot be read: {error.strerror}") from error
-
-
-def _fill(net: nn.Module, state: Mapping[str, Tensor], file: str) -> None:
-    wanted = net.state_dict()
-    odd = sorted(wanted.keys() ^ state.keys())
-    odd += [n for n in wanted.keys() & state.keys() if wanted[n].shape != state[n].shape]
-    if odd:
-        raise BundleError(
-            f"{file} does not fit the architecture: {len(odd)} tensors differ, such as {odd[0]}"
-        )
-    net.load_state_dict({name: state[name].to(wanted[name].dtype) for name in wanted})
-    net.eval()
-    net.requires_grad_(requires_grad=False)
-
-
 def _identity(manifest: Manifest, manifest_bytes: bytes) -> ModelIdentity:
-    digest = hashlib.sha256(manifest_bytes)
-    for weights in (manifest.slice_weights, manifest.patient_weights):
-        digest.update(bytes.fromhex(weights.sha256))
+    digest = model_digest(manifest_bytes, (manifest.slice_weights, manifest.patient_weights))
     return ModelIdentity(
         name=manifest.name,
         version=manifest.version,
-        sha256=digest.hexdigest(),
+        sha256=digest,
         training=manifest.training,
         lesion_threshold=manifest.thresholds.lesion,
     )

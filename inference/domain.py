@@ -22,6 +22,11 @@ __all__ = [
     "Distribution",
     "Findings",
     "LesionBurden",
+    "LesionSegmentation",
+    "Lobe",
+    "LobeFinding",
+    "LobeInvolvement",
+    "LobeSegmentation",
     "ModelIdentity",
     "NonparametricFindings",
     "PatientFindings",
@@ -31,6 +36,7 @@ __all__ = [
     "SliceReference",
     "Training",
     "lesion_pixels",
+    "severity_score",
 ]
 
 
@@ -51,6 +57,36 @@ class DiseaseClass(enum.IntEnum):
     def label(self) -> str:
         """Name for readers: ``Healthy``, ``COVID-19``, ``H1N1``, ``CAP``."""
         return ("Healthy", "COVID-19", "H1N1", "CAP")[self]
+
+
+class Lobe(enum.IntEnum):
+    """The five lobes; 0 in a mask of lobes is none of them."""
+
+    RIGHT_UPPER = 1
+    RIGHT_MIDDLE = 2
+    RIGHT_LOWER = 3
+    LEFT_UPPER = 4
+    LEFT_LOWER = 5
+
+    @property
+    def key(self) -> str:
+        """Lower-case name used in files, such as ``right_upper``."""
+        return self.name.lower()
+
+    @property
+    def label(self) -> str:
+        """Name for readers, such as ``Right upper lobe``."""
+        return f"{self.name.capitalize().replace('_', ' ')} lobe"
+
+    @property
+    def short(self) -> str:
+        """Name in tables and pictures: RUL, RML, RLL, LUL, LLL."""
+        return ("RUL", "RML", "RLL", "LUL", "LLL")[self - 1]
+
+    @property
+    def is_right(self) -> bool:
+        """Of the right lung."""
+        return self <= Lobe.RIGHT_LOWER
 
 
 class Training(enum.StrEnum):
@@ -116,6 +152,8 @@ class QualityCode(enum.StrEnum):
     UNTRAINED_MODEL = "untrained_model"
     INCOMPLETE_SERIES = "incomplete_series"
     SLICE_LEVEL_ONLY = "slice_level_only"
+    SYSTEMS_DISAGREE = "systems_disagree"  # two of the three systems say different things
+    LOBES_UNCERTAIN = "lobes_uncertain"  # some lobe cannot be told
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +341,136 @@ class LesionBurden:
 
 
 @dataclass(frozen=True, slots=True)
+class LobeFinding:
+    """One lobe.
+
+    Attributes
+    ----------
+    lobe : Lobe
+    volume_ml : float or None
+        None where slice spacing is irregular, or the lobe cannot be told.
+    doubt : str
+        Why the lobe cannot be told, in words; empty where it can.
+    """
+
+    lobe: Lobe
+    volume_ml: float | None
+    doubt: str = ""
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the lobe was told from the others."""
+        return not self.doubt
+
+
+@dataclass(frozen=True, slots=True)
+class LobeSegmentation:
+    """What M²UNet says of a series.
+
+    Attributes
+    ----------
+    model : ModelIdentity
+    labels : ndarray of uint8, shape (slices, rows, columns)
+        :class:`Lobe` of each pixel on the source grid, 0 none. Lobes that cannot be told are 0.
+    lobes : tuple of 5 LobeFinding
+        In the order of :class:`Lobe`.
+    severe_probability : float or None
+        In [0, 1]; None for a slice-level reading.
+    severe_threshold : float
+        Probability from which the patient counts as severe.
+    severe_from_percent : float
+        What severe meant in training: at least this share of the lungs.
+    """
+
+    model: ModelIdentity
+    labels: NDArray[np.uint8]
+    lobes: tuple[LobeFinding, ...]
+    severe_probability: float | None
+    severe_threshold: float
+    severe_from_percent: float
+
+    @property
+    def severe(self) -> bool | None:
+        """Severe or not; None for a slice-level reading."""
+        if self.severe_probability is None:
+            return None
+        return self.severe_probability >= self.severe_threshold
+
+
+@dataclass(frozen=True, slots=True)
+class LesionSegmentation:
+    """What JCS says of a series.
+
+    Attributes
+    ----------
+    model : ModelIdentity
+    positive_words, negative_words : str
+        What its two classes are, such as "COVID-19" and "Healthy".
+    slice_probability : ndarray of float32, shape (slices,)
+        Of the positive class; 0 where there is no lung.
+    positive_slices, allowed_slices : int
+        Slices above the slice threshold, and how many a negative patient may have.
+    probability : float or None
+        Of the slice that decides: the patient is positive exactly where it is above the slice
+        threshold. None for a slice-level reading.
+    slice_threshold : float
+    explanation : ndarray of float16, shape (slices, rows, columns)
+        Class activation in [0, 1] on the source grid, fixed scale, 0 outside the crop.
+    mask : ndarray of bool, shape (slices, rows, columns)
+        Lesion. Only positive slices of positive patients are segmented: nothing elsewhere.
+    percent_of_lung, lesion_ml : float or None
+        None where slice spacing is irregular.
+    """
+
+    model: ModelIdentity
+    positive_words: str
+    negative_words: str
+    slice_probability: NDArray[np.float32]
+    positive_slices: int
+    allowed_slices: int
+    probability: float | None
+    slice_threshold: float
+    explanation: NDArray[np.float16]
+    mask: NDArray[np.bool_]
+    percent_of_lung: float | None
+    lesion_ml: float | None
+
+    @property
+    def positive(self) -> bool | None:
+        """Positive or not; None for a slice-level reading."""
+        return None if self.probability is None else self.probability > self.slice_threshold
+
+
+@dataclass(frozen=True, slots=True)
+class LobeInvolvement:
+    """How much of each lobe is lesion, by one system's lesions and M²UNet's lobes.
+
+    Attributes
+    ----------
+    lesions_by, lobes_by : ModelIdentity
+        No number without its source.
+    percent : tuple of 5 (float or None)
+        In the order of :class:`Lobe`; None where the lobe cannot be told or the slice spacing is
+        irregular.
+    """
+
+    lesions_by: ModelIdentity
+    lobes_by: ModelIdentity
+    percent: tuple[float | None, ...]
+
+    @property
+    def scores(self) -> tuple[int | None, ...]:
+        """CT severity score of each lobe, 0 to 5 (:func:`severity_score`)."""
+        return tuple(None if value is None else severity_score(value) for value in self.percent)
+
+    @property
+    def total_score(self) -> int | None:
+        """Sum over the lobes, 0 to 25; None unless all five can be told."""
+        known = [score for score in self.scores if score is not None]
+        return sum(known) if len(known) == len(Lobe) else None
+
+
+@dataclass(frozen=True, slots=True)
 class Findings:
     """The whole reading of one series.
 
@@ -320,6 +488,12 @@ class Findings:
     quality : tuple of QualityStatement
     timing_s : dict of str to float
         Seconds by stage.
+    lobes : LobeSegmentation or None
+        Of M²UNet, where the node runs it.
+    segmented : LesionSegmentation or None
+        Of JCS, where the node runs it.
+    involvement : tuple of LobeInvolvement
+        One per system that locates lesions, where the lobes are known.
     """
 
     model: ModelIdentity
@@ -331,6 +505,15 @@ class Findings:
     lung_mask: NDArray[np.bool_]
     quality: tuple[QualityStatement, ...] = ()
     timing_s: dict[str, float] = field(default_factory=dict)
+    lobes: LobeSegmentation | None = None
+    segmented: LesionSegmentation | None = None
+    involvement: tuple[LobeInvolvement, ...] = ()
+
+    @property
+    def models(self) -> tuple[ModelIdentity, ...]:
+        """Every model that read the series, the main one first."""
+        others = (self.lobes, self.segmented)
+        return (self.model, *(other.model for other in others if other is not None))
 
 
 def lesion_pixels(
@@ -349,3 +532,17 @@ def lesion_pixels(
         :attr:`ModelIdentity.lesion_threshold`.
     """
     return np.asarray((lesion_map > np.float16(threshold)) & lung_mask, dtype=np.bool_)
+
+
+def severity_score(percent: float) -> int:
+    """CT severity score of a lobe: 0 none, 1 below 5 %, 2 to 25 %, 3 below 50 %, 4 to 75 %, 5.
+
+    Of five lobes at most 25 (Francone et al., Eur Radiol 2020; Pan et al., Radiology 2020).
+    Less than a thousandth of a lobe is none **(decided)**: a few pixels are no finding.
+    """
+    if percent < 0.1:
+        return 0
+    for score, limit in ((1, 5.0), (2, 25.0), (3, 50.0), (4, 75.0)):
+        if percent < limit or (percent == limit and score in (2, 4)):
+            return score
+    return 5

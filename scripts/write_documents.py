@@ -101,6 +101,8 @@ def describe(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
         return ", ".join(f"`{json.dumps(value)}`" for value in schema["enum"])
     if schema.get("type") == "array":
         return f"list of {describe(schema['items'], definitions)}"
+    if schema.get("type") == "object" and isinstance(schema.get("additionalProperties"), dict):
+        return f"table of {describe(schema['additionalProperties'], definitions)}"
     word = {"string": "text", "integer": "integer", "number": "number", "boolean": "true or false"}
     said = "path" if schema.get("format") == "path" else word[schema["type"]]
     for limit, sign in (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤")):

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from inference.patient_net import PatientNetParameters
 from inference.slice_net import SliceNetParameters
 from training.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 __all__ = [
     "Augmentation",
@@ -85,8 +88,9 @@ class Schedule:
     ----------
     lr : float
         At the start.
-    kind : "step" or "cosine"
-        step (paper): times `gamma` every `step_epochs`. cosine: to a hundredth at the end.
+    kind : "step", "cosine" or "poly"
+        step (paper): times `gamma` every `step_epochs`. cosine: to a hundredth at the end. poly
+        (JCS): what is left of the training, to the power of 0.9.
     step_epochs : int
         0 takes 40/110 of the epochs, as the paper.
     gamma : float
@@ -95,7 +99,7 @@ class Schedule:
     """
 
     lr: float = 0.01
-    kind: Literal["step", "cosine"] = "step"
+    kind: Literal["step", "cosine", "poly"] = "step"
     step_epochs: int = 0
     gamma: float = 0.1
     warmup_steps: int = 0
@@ -304,10 +308,10 @@ class JointRecipe:
 
 
 Recipe = SliceRecipe | PatientRecipe | JointRecipe
-_Kind = TypeVar("_Kind", SliceRecipe, PatientRecipe, JointRecipe)
+_Kind = TypeVar("_Kind")
 
 
-def recipe_json(recipe: Recipe) -> dict[str, Any]:
+def recipe_json(recipe: DataclassInstance) -> dict[str, Any]:
     """Return a recipe as JSON values."""
     document: dict[str, Any] = json.loads(json.dumps(asdict(recipe)))
     return document

@@ -48,7 +48,7 @@ class RunRecord:
     Attributes
     ----------
     kind : str
-        ``slices``, ``patients`` or ``joint``.
+        ``slices``, ``patients``, ``joint``, ``m2unet`` or ``jcs``.
     recipe : dict
         JSON values of the recipe.
     cache : dict

@@ -41,6 +41,9 @@ def learning_rate(
         rate = _cosine(stage.lr, (inner + step / steps) / stage.epochs)
     elif schedule.kind == "cosine":
         rate = _cosine(schedule.lr, (epoch + step / steps) / total_epochs(stages))
+    elif schedule.kind == "poly":
+        left = 1 - (epoch + step / steps) / total_epochs(stages)
+        rate = schedule.lr * left**0.9
     else:
         length = schedule.step_epochs or max(1, math.ceil(total_epochs(stages) * 40 / 110))
         rate = schedule.lr * schedule.gamma ** (epoch // length)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -25,17 +26,27 @@ BundleArgument = Annotated[Path, typer.Argument(help="Folder of the bundle.", sh
 def untrained(
     out_dir: Annotated[Path, typer.Option("--out", help="Folder to make.")],
     seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
+    system: Annotated[
+        Literal["m3lung", "m2unet", "jcs"], typer.Option(help="Which of the three systems.")
+    ] = "m3lung",
 ) -> None:
     """Make a bundle with random weights, to try a node without a trained model.
 
     Everything it writes says UNTRAINED. The same seed gives the same weights.
     """
     from inference.bundle import make_untrained_bundle
+    from inference.jcs.bundle import make_untrained_jcs
+    from inference.m2unet.bundle import make_untrained_m2unet
 
     if out_dir.exists() and any(out_dir.iterdir()):
         complain(f"{out_dir} is not empty")
         raise typer.Exit(EXIT_USAGE)
-    make_untrained_bundle(out_dir, seed=seed)
+    if system == "m2unet":
+        make_untrained_m2unet(out_dir, seed)
+    elif system == "jcs":
+        make_untrained_jcs(out_dir, seed)
+    else:
+        make_untrained_bundle(out_dir, seed=seed)
     out.print(f"untrained bundle in {out_dir}", markup=False)
 
 
@@ -79,6 +90,75 @@ def make(
         joint=joint,
     )
     out.print(f"bundle in {out_dir}", markup=False)
+
+
+NameOption = Annotated[str, typer.Option(help="Name of the model.")]
+VersionOption = Annotated[str, typer.Option(help="Version of the model.")]
+OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")]
+TrainingOption = Annotated[
+    Literal["demonstration", "site"],
+    typer.Option(help="What it was trained on: synthetic patients, or a site's own studies."),
+]
+LimitsOption = Annotated[
+    str, typer.Option(help="What it must not be used for. Default: by --training.")
+]
+
+
+@app.command("make-m2unet")
+def make_m2unet(
+    run: Annotated[Path, typer.Option(help="Run of 'train m2unet'.")],
+    name: NameOption,
+    version: VersionOption,
+    out_dir: OutOption,
+    training: TrainingOption = "demonstration",
+    limits: LimitsOption = "",
+) -> None:
+    """Make a bundle of M²UNet: lung lobes and severity."""
+    from inference.domain import Training
+    from training.systems.export import export_m2unet
+
+    _require_empty(out_dir)
+    export_m2unet(
+        run, out_dir, name=name, version=version, training=Training(training), limits=limits
+    )
+    out.print(f"bundle in {out_dir}", markup=False)
+
+
+@app.command("make-jcs")
+def make_jcs(
+    classification: Annotated[Path, typer.Option(help="Run of 'train jcs' of that part.")],
+    segmentation: Annotated[Path, typer.Option(help="Run of 'train jcs' of that part.")],
+    name: NameOption,
+    version: VersionOption,
+    out_dir: OutOption,
+    joint: Annotated[
+        Path | None, typer.Option(help="Run of the joint part; its weights are taken.")
+    ] = None,
+    training: TrainingOption = "demonstration",
+    limits: LimitsOption = "",
+) -> None:
+    """Make a bundle of JCS: classification with explanation, and lesion outlines."""
+    from inference.domain import Training
+    from training.systems.export import export_jcs
+
+    _require_empty(out_dir)
+    export_jcs(
+        classification,
+        segmentation,
+        out_dir,
+        joint=joint,
+        name=name,
+        version=version,
+        training=Training(training),
+        limits=limits,
+    )
+    out.print(f"bundle in {out_dir}", markup=False)
+
+
+def _require_empty(folder: Path) -> None:
+    if folder.exists() and any(folder.iterdir()):
+        complain(f"{folder} is not empty")
+        raise typer.Exit(EXIT_USAGE)
 
 
 @app.command("card")
@@ -146,9 +226,17 @@ def reference(
 @app.command("show")
 def show(folder: BundleArgument, json: JsonOption = False) -> None:
     """Verify a bundle's digests and print what it is."""
-    from inference.bundle import load_bundle
+    from inference.bundle import Bundle, load_bundle
+    from inference.jcs.bundle import JcsBundle, load_jcs
+    from inference.m2unet.bundle import M2UNetBundle, load_m2unet
+    from training.systems.evaluation import system_of
 
-    bundle = load_bundle(folder)
+    load: dict[str, Callable[[Path], Bundle | JcsBundle | M2UNetBundle]] = {
+        "m3lung": load_bundle,
+        "m2unet": load_m2unet,
+        "jcs": load_jcs,
+    }
+    bundle = load[system_of(folder)](folder)
     manifest = bundle.manifest.model_dump(mode="json")
     if json:
         print_json({"sha256": bundle.identity.sha256, "manifest": manifest})

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.table import Table
 
-from dicom_node.cli.terminal import JsonOption, err, out, print_json, progress_bar
+from dicom_node.cli.terminal import (
+    EXIT_USAGE,
+    JsonOption,
+    complain,
+    err,
+    out,
+    print_json,
+    progress_bar,
+)
 
 if TYPE_CHECKING:
     from training.evaluation.document import EvaluationDocument
@@ -79,13 +87,25 @@ def evaluate(
     """Read every patient of a cohort as the node would and measure it.
 
     Writes OUT/metrics.json and OUT/report.html. Predictions stay in OUT, so an evaluation that
-    was ended goes on where it was.
+    was ended goes on where it was. A bundle of M²UNet or JCS is measured against the cohort's
+    masks instead: Dice of lobes or lesions, 95 % Hausdorff distance, severity or classification;
+    metrics.json then, no report.
 
     Example: m3lung evaluate --bundle phantom-v1 --cohort test/cohort.csv --out evaluation/
     """
     from training.evaluation.evaluate import METRICS, REPORT
     from training.evaluation.evaluate import evaluate as run
+    from training.systems.evaluation import system_of
 
+    if system_of(bundle) != "m3lung":
+        if against is not None:
+            complain("--against compares bundles of the main model")
+            raise typer.Exit(EXIT_USAGE)
+        _evaluate_system(
+            bundle, cohort, out_dir, _part(split, cohort, split_file), split_file, replicates,
+            seed, device, precision, json=json,
+        )  # fmt: skip
+        return
     with progress_bar() as progress:
         document = run(
             bundle,
@@ -109,6 +129,47 @@ def evaluate(
         err.print(statement, style="yellow", markup=False, highlight=False, soft_wrap=True)
     for name in (METRICS, REPORT):
         out.print(str(out_dir / name), markup=False, highlight=False, soft_wrap=True)
+
+
+def _evaluate_system(
+    bundle: Path,
+    cohort: Path,
+    out_dir: Path,
+    split: Literal["train", "validation", "test"] | None,
+    split_file: Path | None,
+    replicates: int,
+    seed: int,
+    device: DeviceOption,
+    precision: PrecisionOption,
+    *,
+    json: bool,
+) -> None:
+    from training.evaluation.evaluate import METRICS
+    from training.systems.evaluation import evaluate_system, measured_lines
+
+    with progress_bar() as progress:
+        document = evaluate_system(
+            bundle,
+            cohort,
+            out_dir,
+            split=split,
+            split_file=split_file,
+            replicates=replicates,
+            seed=seed,
+            device=device.value,
+            precision=precision.value,
+            progress=progress,
+        )
+    if json:
+        print_json(document.model_dump(mode="json"))
+        return
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, words in measured_lines(document):
+        table.add_row(name, words)
+    out.print(table)
+    for statement in document.statements:
+        err.print(statement, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    out.print(str(out_dir / METRICS), markup=False, highlight=False, soft_wrap=True)
 
 
 def calibrate(

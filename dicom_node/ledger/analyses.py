@@ -191,6 +191,7 @@ class Analyses:
         result: Mapping[str, Any],
         objects: Sequence[NewObject],
         destinations: Mapping[str, Collection[ObjectKind]],
+        withheld: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         """Record a reading, its objects and their deliveries in one transaction.
 
@@ -198,6 +199,8 @@ class Analyses:
         ----------
         destinations : mapping of name to object kinds
             Who gets what.
+        withheld : mapping of name to slots, or None
+            Of that, what a destination does not get.
 
         Raises
         ------
@@ -219,7 +222,10 @@ class Analyses:
                     ],
                 )
             for destination, kinds in destinations.items():
-                slots = sorted({item.slot for item in objects if item.kind in kinds})
+                without = (withheld or {}).get(destination, ())
+                slots = sorted(
+                    {i.slot for i in objects if i.kind in kinds and i.slot not in without}
+                )
                 if slots:
                     _open_shipment(connection, claim.analysis_id, destination, slots, now)
 

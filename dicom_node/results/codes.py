@@ -10,9 +10,16 @@ from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
 
-from inference.domain import DiseaseClass
+from inference.domain import DiseaseClass, Lobe
 
-__all__ = ["DISEASE", "PRIVATE_SCHEME", "CodeSource", "Concept", "coding_scheme_identification"]
+__all__ = [
+    "DISEASE",
+    "LOBE",
+    "PRIVATE_SCHEME",
+    "CodeSource",
+    "Concept",
+    "coding_scheme_identification",
+]
 
 PRIVATE_SCHEME = "99M3LUNG"
 """Coding scheme of what no public list has a code for; private ones start with 99 (PS3.16 §8.2)."""
@@ -53,6 +60,19 @@ class Concept(enum.Enum):
         "LESION_SHARE_PCT", PRIVATE_SCHEME, "Share of lesion volume", CodeSource.PRIVATE
     )
 
+    SEVERITY_SCORE = _Row(
+        "CT_SCORE_LOBE", PRIVATE_SCHEME, "CT severity score of a lobe (0-5)", CodeSource.PRIVATE
+    )
+    TOTAL_SEVERITY_SCORE = _Row(
+        "CT_SCORE_TOTAL",
+        PRIVATE_SCHEME,
+        "CT severity score of five lobes (0-25)",
+        CodeSource.PRIVATE,
+    )
+    POSITIVE_SLICES = _Row(
+        "POSITIVE_SLICES", PRIVATE_SCHEME, "Number of positive slices", CodeSource.PRIVATE
+    )
+
     # classes
     COVID19 = _Row("840539006", "SCT", "COVID-19", CodeSource.SNOMED_CT)
     H1N1 = _Row(
@@ -75,7 +95,23 @@ class Concept(enum.Enum):
         CodeSource.PRIVATE,
     )
 
+    SEVERITY = _Row("246112005", "SCT", "Severity")
+    SEVERE = _Row("24484000", "SCT", "Severe")
+    NOT_SEVERE = _Row("NOT_SEVERE", PRIVATE_SCHEME, "Not severe", CodeSource.PRIVATE)
+    SEGMENTATION_CLASS = _Row(
+        "JCS_CLASS",
+        PRIVATE_SCHEME,
+        "Class of the patient by the joint system",
+        CodeSource.PRIVATE,
+    )
+    POSITIVE = _Row("10828004", "SCT", "Positive")
+    NEGATIVE = _Row("260385009", "SCT", "Negative")
+
     # anatomy
+    UPPER_LOBE = _Row("45653009", "SCT", "Upper lobe of lung")
+    RIGHT_MIDDLE_LOBE = _Row("72481006", "SCT", "Middle lobe of right lung")
+    LOWER_LOBE = _Row("90572001", "SCT", "Lower lobe of lung")
+    ANATOMICAL_STRUCTURE = _Row("91723000", "SCT", "Anatomical Structure")
     LUNG = _Row("39607008", "SCT", "Lung")
     LATERALITY = _Row("272741003", "SCT", "Laterality")
     RIGHT = _Row("24028007", "SCT", "Right")
@@ -168,6 +204,15 @@ DISEASE = {
     DiseaseClass.CAP: Concept.CAP,
 }
 """The code of each class."""
+
+LOBE: dict[Lobe, tuple[Concept, Concept | None]] = {
+    Lobe.RIGHT_UPPER: (Concept.UPPER_LOBE, Concept.RIGHT),
+    Lobe.RIGHT_MIDDLE: (Concept.RIGHT_MIDDLE_LOBE, None),
+    Lobe.RIGHT_LOWER: (Concept.LOWER_LOBE, Concept.RIGHT),
+    Lobe.LEFT_UPPER: (Concept.UPPER_LOBE, Concept.LEFT),
+    Lobe.LEFT_LOWER: (Concept.LOWER_LOBE, Concept.LEFT),
+}
+"""Code and side of each lobe; the middle lobe's code says its side itself."""
 
 
 def coding_scheme_identification() -> Dataset:

@@ -50,11 +50,12 @@ def build_overlay(
         instance_number=index + 1,  # anatomical order, the most superior slice first
     )
     threshold = findings.model.lesion_threshold
+    kind = "explanation (class activation)" if results.part else "lesion location"
     put_picture(
         dataset,
         painter.paint(index),
         results,
-        f"Lung window with lesion location map above {threshold:g} (fixed scale 0 to 1). "
+        f"Lung window with {kind} map above {threshold:g} (fixed scale 0 to 1). "
         f"{results.model_words}. {results.options.banner}. {results.training_words}".strip(),
     )
     dataset.SourceImageSequence = [source_image_item(reference)]

@@ -126,7 +126,12 @@ class OverlayPainter:
         return tuple(filter(None, (self._results.options.banner, self._results.training_words)))
 
     def _reading_lines(self) -> tuple[str, ...]:
-        patient = self._findings.patient
+        patient, segmented = self._findings.patient, self._findings.segmented
+        if self._results.part and segmented is not None:
+            if segmented.positive is None:
+                return ("Explanation: class activation",)
+            words = segmented.positive_words if segmented.positive else segmented.negative_words
+            return ("Explanation: class activation", f"Patient: {words}")
         if patient is None:
             return ("Slice-level reading",)
         return (f"Patient: {patient.predicted.label}, p {max(patient.probabilities):.2f}",)
@@ -138,11 +143,11 @@ class OverlayPainter:
         )
 
     def _slice_lines(self, index: int) -> tuple[str, ...]:
-        found = self._findings.slices[index]
-        return (
-            f"Slice {index + 1} of {len(self._findings.slices)}",
-            f"Lesion p {found.lesion_probability:.2f}",
-        )
+        found, segmented = self._findings.slices[index], self._findings.segmented
+        words = f"Lesion p {found.lesion_probability:.2f}"
+        if self._results.part and segmented is not None:
+            words = f"{segmented.positive_words} p {segmented.slice_probability[index]:.2f}"
+        return (f"Slice {index + 1} of {len(self._findings.slices)}", words)
 
     # -- the colour bar -----------------------------------------------------------------------
 

@@ -9,6 +9,7 @@
     │   ├── one per class                Finding, Lung + Bilateral, NUM Probability
     │   ├── lung involvement             NUM % of lung, NUM volume
     │   ├── right and left lung          NUM share of the lesion volume
+    │   ├── severity, lobes, outlines    of the two other systems, where they run
     │   └── one per key slice            NUM Probability per class, source image
     └── Qualitative Evaluations          class, second opinion, quality, completeness, banner
 
@@ -28,13 +29,16 @@ from dicom_node.results import content_items as sr
 from dicom_node.results.codes import DISEASE, Concept
 from dicom_node.results.identity import device_uid
 from dicom_node.results.key_slices import lesion_slices
+from dicom_node.results.measurement_group import measurement_group
 from dicom_node.results.result_set import MANUFACTURER, ResultSet
 from dicom_node.results.statements import (
     completeness_statements,
     lesion_sentence,
     quality_sentences,
     second_opinion,
+    system_sentences,
 )
+from dicom_node.results.system_report import system_evaluations, system_groups
 from inference.domain import CtVolume, DiseaseClass, Findings, SliceFindings
 
 __all__ = ["measurement_report"]
@@ -128,6 +132,7 @@ def _groups(findings: Findings, results: ResultSet) -> Iterator[Dataset]:
                 content=[sr.number(Concept.PROBABILITY, probability, Concept.NO_UNITS)],
             )
     yield from _involvement(findings, results)
+    yield from system_groups(findings, results)
     for index in _reported_slices(findings, results.options.max_slice_groups):
         yield _slice_group(findings, results, index)
 
@@ -219,25 +224,15 @@ def _group(
     side: Concept,
     content: Iterable[Dataset],
 ) -> Dataset:
-    """TID 1501 with TID 4019 Algorithm Identification."""
-    model = findings.model
-    laterality = sr.code(Concept.LATERALITY, side, sr.HAS_CONCEPT_MOD)
-    parameters = f"{model.training} model; lesion threshold {model.lesion_threshold:g}"
-    return sr.container(
-        Concept.MEASUREMENT_GROUP,
-        [
-            sr.text(Concept.TRACKING_IDENTIFIER, label, sr.HAS_OBS_CONTEXT),
-            sr.uid_reference(
-                Concept.TRACKING_UNIQUE_IDENTIFIER, results.identity.tracking_uid(tracking)
-            ),
-            sr.code(Concept.FINDING, finding),
-            sr.code(Concept.FINDING_SITE, Concept.LUNG, sr.HAS_CONCEPT_MOD, children=[laterality]),
-            sr.text(Concept.ALGORITHM_NAME, model.name, sr.HAS_CONCEPT_MOD),
-            sr.text(Concept.ALGORITHM_VERSION, model.version, sr.HAS_CONCEPT_MOD),
-            sr.text(Concept.ALGORITHM_PARAMETERS, parameters, sr.HAS_CONCEPT_MOD),
-            *content,
-        ],
-        template="1501",
+    """A group of the main model about the lungs."""
+    return measurement_group(
+        [findings.model],
+        results,
+        tracking=tracking,
+        label=label,
+        finding=finding,
+        site=(Concept.LUNG, side),
+        content=content,
     )
 
 
@@ -246,6 +241,7 @@ def _evaluations(findings: Findings, results: ResultSet) -> Iterator[Dataset]:
         yield sr.code(Concept.PATIENT_CLASS, DISEASE[findings.patient.predicted])
     if findings.nonparametric is not None:
         yield sr.code(Concept.SECOND_CLASS, DISEASE[findings.nonparametric.predicted])
+    yield from system_evaluations(findings)
     for sentence in _sentences(findings, results):
         yield sr.text(Concept.COMMENT, sentence)
 
@@ -262,6 +258,7 @@ def _sentences(findings: Findings, results: ResultSet) -> Iterator[str]:
         yield opinion
     yield lesion_sentence(findings)
     yield from _distribution(findings)
+    yield from system_sentences(findings)
     yield from quality_sentences(findings)
     yield from completeness_statements(results)
 

@@ -22,6 +22,7 @@ from inference.domain import DiseaseClass, Findings, ModelIdentity, SliceFinding
 __all__ = ["ResultDocument", "analyzed", "not_analyzed", "write_document"]
 
 ClassKey = Literal["healthy", "covid19", "h1n1", "cap"]
+LobeKey = Literal["right_upper", "right_middle", "right_lower", "left_upper", "left_lower"]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -130,6 +131,52 @@ class Model(_Part):
     training: Literal["untrained", "demonstration", "site"]
 
 
+class LobeDocument(_Part):
+    """One lobe."""
+
+    lobe: LobeKey
+    volume_ml: float | None = Field(description="Null where the lobe cannot be told.")
+    doubt: str | None = Field(description="Why it cannot be told; null where it can.")
+
+
+class Lobes(_Part):
+    """What M²UNet says."""
+
+    model: Model
+    lobes: tuple[LobeDocument, ...]
+    severe: bool | None = Field(description="Null for a slice-level reading.")
+    severe_probability: Probability | None
+    severe_threshold: float
+    severe_from_percent: float = Field(description="What severe means: this share of the lungs.")
+
+
+class Outlines(_Part):
+    """What JCS says."""
+
+    model: Model
+    positive: bool | None = Field(description="Null for a slice-level reading.")
+    positive_words: str
+    negative_words: str
+    probability: Probability | None = Field(description="Of the slice that decides.")
+    positive_slices: int
+    allowed_slices: int = Field(description="Positive slices that a negative patient may have.")
+    percent_of_lung: float | None
+    lesion_ml: float | None
+    slice_probability: tuple[Probability, ...] = Field(
+        default=(), description="Of each image, in the order of slices."
+    )
+
+
+class Involvement(_Part):
+    """Lesions of one model counted in the lobes of M²UNet, in the order of its lobes."""
+
+    lesions_by: str
+    lobes_by: str
+    percent: tuple[float | None, ...]
+    scores: tuple[int | None, ...] = Field(description="CT severity score of each lobe, 0 to 5.")
+    total_score: int | None = Field(description="0 to 25; null unless all five can be told.")
+
+
 class Quality(_Part):
     """One statement about the input or the reading."""
 
@@ -189,6 +236,9 @@ class ResultDocument(_Part):
     lesion: Lesion | None = None
     slices: tuple[Slice, ...] = ()
     model: Model | None = None
+    lobes: Lobes | None = Field(default=None, description="M²UNet; null where it does not run.")
+    outlines: Outlines | None = Field(default=None, description="JCS; null where it does not run.")
+    involvement: tuple[Involvement, ...] = ()
     quality: tuple[Quality, ...] = ()
     statements: tuple[str, ...] = ()
     objects: tuple[ResultObject, ...] = ()
@@ -226,6 +276,18 @@ def analyzed(
         lesion=_lesion(findings),
         slices=tuple(_slice(found) for found in findings.slices),
         model=_model(findings.model),
+        lobes=_lobes(findings),
+        outlines=_outlines(findings),
+        involvement=tuple(
+            Involvement(
+                lesions_by=item.lesions_by.name,
+                lobes_by=item.lobes_by.name,
+                percent=item.percent,
+                scores=item.scores,
+                total_score=item.total_score,
+            )
+            for item in findings.involvement
+        ),
         quality=tuple(Quality(code=item.code, text=item.text) for item in findings.quality),
         statements=context.statements,
         objects=_objects(objects),
@@ -363,6 +425,48 @@ def _slice(found: SliceFindings) -> Slice:
         has_lung=found.has_lung,
         lung_area_px=found.lung_area_px,
         lesion_area_px=found.lesion_area_px,
+    )
+
+
+def _lobes(findings: Findings) -> Lobes | None:
+    found = findings.lobes
+    if found is None:
+        return None
+    keys: tuple[LobeKey, ...] = (
+        "right_upper", "right_middle", "right_lower", "left_upper", "left_lower",
+    )  # fmt: skip
+    return Lobes(
+        model=_model(found.model),
+        lobes=tuple(
+            LobeDocument(
+                lobe=keys[item.lobe - 1], volume_ml=item.volume_ml, doubt=item.doubt or None
+            )
+            for item in found.lobes
+        ),
+        severe=found.severe,
+        severe_probability=found.severe_probability,
+        severe_threshold=found.severe_threshold,
+        severe_from_percent=found.severe_from_percent,
+    )
+
+
+def _outlines(findings: Findings) -> Outlines | None:
+    found = findings.segmented
+    if found is None:
+        return None
+    return Outlines(
+        model=_model(found.model),
+        positive=found.positive,
+        positive_words=found.positive_words,
+        negative_words=found.negative_words,
+        probability=found.probability,
+        positive_slices=found.positive_slices,
+        allowed_slices=found.allowed_slices,
+        percent_of_lung=found.percent_of_lung,
+        lesion_ml=found.lesion_ml,
+        slice_probability=tuple(
+            min(max(float(value), 0.0), 1.0) for value in found.slice_probability
+        ),
     )
 
 

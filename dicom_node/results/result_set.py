@@ -48,6 +48,9 @@ _SERIES_OFFSET = {
     ObjectKind.REPORT: 5,
 }
 
+# Behind the five of the main model, within the ten that a source series has.
+_PART_OFFSET = {"": 0, "lobes": 3, "lesions": 4, "explanation": 6}
+
 
 def image_key(reference: SliceReference) -> str:
     """Return "<SOP Instance UID>/<frame>", the source image's part of a result's UID."""
@@ -65,12 +68,23 @@ class ResultSet:
         None for a series that was not analysed.
     context : ResultContext
     options : ResultOptions
+    others : tuple of ModelIdentity
+        Further models whose findings stand in the objects.
+    part : str
+        What series of a further model are called, such as "lobes"; empty for the main one's.
     """
 
     source: SourceSeries
     model: ModelIdentity | None
     context: ResultContext
     options: ResultOptions
+    others: tuple[ModelIdentity, ...] = ()
+    part: str = ""
+
+    @property
+    def models(self) -> tuple[ModelIdentity, ...]:
+        """Every model whose findings stand in the objects."""
+        return (*((self.model,) if self.model else ()), *self.others)
 
     @cached_property
     def identity(self) -> ResultIdentity:
@@ -78,7 +92,8 @@ class ResultSet:
         return ResultIdentity(
             self.source.series_instance_uid,
             self.context.instance_set_digest,
-            self.model.sha256 if self.model else "",
+            # One model: its own digest, as ever. More: each of them decides about the objects.
+            "/".join([*(model.sha256 for model in self.models), *filter(None, [self.part])]),
             self.context.configuration_digest,
         )
 
@@ -96,20 +111,25 @@ class ResultSet:
     @property
     def training_words(self) -> str:
         """What the reader must be told about the model; empty for a site's own trained one."""
-        return TRAINING_WORDS[self.model.training] if self.model else ""
+        # The least trained one decides: an untrained model among others makes all of it doubtful.
+        order = list(TRAINING_WORDS)
+        worst = min((model.training for model in self.models), key=order.index, default=None)
+        return TRAINING_WORDS[worst] if worst is not None else ""
 
     @property
     def model_words(self) -> str:
         """Name, version and short digest of the model, and what it was made from."""
         if self.model is None:
             return "no model"
-        model = self.model
-        return f"{model.name} {model.version} ({model.sha256[:8]}, {model.training})"
+        return ", ".join(
+            f"{model.name} {model.version} ({model.sha256[:8]}, {model.training})"
+            for model in self.models
+        )
 
     def series_description(self, kind: ObjectKind) -> str:
         """Kind, state of the model and banner; LO holds 64 characters (PS3.5 §6.2)."""
         training = _SHORT_TRAINING[self.model.training] if self.model else ""
-        head = f"{_SHORT_NAME[kind]} {training}".strip()
+        head = " ".join(filter(None, (_SHORT_NAME[kind], self.part, training)))
         return f"{head}: {self.options.banner}"[:64].rstrip()
 
     def new_instance(
@@ -180,7 +200,7 @@ class ResultSet:
     def _series_number(self, kind: ObjectKind) -> int:
         number = self.source.series_number or 0
         spread = 10 * number if 0 < number < 1_000_000 else 0
-        return _FIRST_SERIES_NUMBER + spread + _SERIES_OFFSET[kind]
+        return _FIRST_SERIES_NUMBER + spread + _SERIES_OFFSET[kind] + _PART_OFFSET[self.part]
 
     def _put_times(self, dataset: Dataset) -> None:
         date, time = self.started_at.strftime("%Y%m%d"), self.started_at.strftime("%H%M%S")
@@ -209,11 +229,11 @@ class ResultSet:
         node.StationName = self.context.ae_title
         node.ContributionDescription = "Received, analysed and reported the series"
         items = [scanner, node] if scanner.Manufacturer else [node]
-        if self.model is not None:
-            model = _processor(self.model.name, self.model.version)
-            model.DeviceUID = device_uid(self.model.sha256)
+        for identity in self.models:
+            model = _processor(identity.name, identity.version)
+            model.DeviceUID = device_uid(identity.sha256)
             model.ContributionDescription = (
-                f"Read the series; {self.model.training} model, sha256 {self.model.sha256}"
+                f"Read the series; {identity.training} model, sha256 {identity.sha256}"
             )
             items.append(model)
         return items

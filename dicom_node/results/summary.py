@@ -28,6 +28,7 @@ from dicom_node.results.summary_figures import (
     draw_distribution,
     draw_thumbnails,
 )
+from dicom_node.results.system_card import card_sentences, draw_systems, systems_height
 from inference.domain import CtVolume, Findings, Training
 
 __all__ = ["build_summary", "draw_head", "paint_summary"]
@@ -60,13 +61,17 @@ def build_summary(
 def paint_summary(
     findings: Findings, results: ResultSet, painter: OverlayPainter
 ) -> NDArray[np.uint8]:
-    """Return the page as RGB, shape (1440, 1080, 3)."""
-    page = Page(WIDTH, HEIGHT)
+    """Return the page as RGB, shape (1440, 1080, 3); longer with the other systems' card."""
+    extra = systems_height(findings, WIDTH - 2 * MARGIN)
+    page = Page(WIDTH, HEIGHT + extra)
     top = draw_head(page, results)
     middle = WIDTH // 2
     _reading_card(page, MARGIN, top, middle - 9, top + 322, findings)
     _burden_card(page, middle + 9, top, WIDTH - MARGIN, top + 322, findings)
     top += 340
+    if extra:
+        draw_systems(page, MARGIN, top, WIDTH - MARGIN, top + extra - 18, findings)
+        top += extra
     if findings.burden.distribution is not None:
         _distribution_card(page, MARGIN, top, WIDTH - MARGIN, top + 350, findings)
         top += 368
@@ -212,8 +217,9 @@ def _caption(findings: Findings, results: ResultSet, index: int) -> tuple[str, s
 
 def _foot(page: Page, top: int, findings: Findings, results: ResultSet) -> None:
     """Quality, completeness and origin; smaller type where there is much to say."""
+    above = card_sentences(findings)
     sentences = [
-        *((sentence, INK) for sentence in quality_sentences(findings)),
+        *((words, INK) for words in quality_sentences(findings) if words not in above),
         *((sentence, DIM) for sentence in completeness_statements(results)),
         (
             f"{results.model_words} · node {results.context.ae_title} "

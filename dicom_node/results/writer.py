@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydicom.dataset import Dataset
@@ -25,12 +26,28 @@ from dicom_node.results.result_set import ResultSet
 from dicom_node.results.segmentation import build_segmentation
 from dicom_node.results.source import SourceSeries
 from dicom_node.results.summary import build_summary
+from dicom_node.results.system_objects import (
+    explained,
+    explained_slices,
+    system_results,
+    system_segmentations,
+)
 from inference.domain import CtVolume, Findings
 
 __all__ = ["write_not_analyzed", "write_results"]
 
-_OVERLAY_FOLDER = "overlay"
-_MOST_DOCUMENTS = 6  # three reports, summary, segmentation, key objects
+_MOST_DOCUMENTS = 8  # three reports, summary, three segmentations, key objects
+
+
+@dataclass(frozen=True, slots=True)
+class _Overlays:
+    """One series of overlays: of what, by whom, which slices, and the name of its folder."""
+
+    findings: Findings
+    results: ResultSet
+    painter: OverlayPainter
+    slices: list[int]
+    folder: str
 
 
 def write_results(
@@ -71,24 +88,38 @@ def write_results(
         Findings, volume and source are not about the same images.
     """
     _require_same_images(findings, volume, source)
-    results = ResultSet(source, findings.model, context, options)
-    painter = OverlayPainter(findings, volume, results)
+    # Report and page hold what all systems say; map, segmentation and key slices are the main's.
+    results = ResultSet(source, findings.model, context, options, findings.models[1:])
+    main = replace(results, others=())
+    painter = OverlayPainter(findings, volume, main)
+    jobs = [_Overlays(findings, main, painter, overlay_slices(findings, main), "overlay")]
+    if explained_slices(findings):
+        view, own = explained(findings), system_results(findings, results, "explanation")
+        painted = OverlayPainter(view, volume, own)
+        jobs.append(_Overlays(view, own, painted, explained_slices(findings), "explanation"))
     out_dir.mkdir(parents=True, exist_ok=True)
     # Painting and fsync run without the interpreter lock for most of their time.
     with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, 8)) as pool:
         overlays = [
-            pool.submit(_write_overlay, index, findings, volume, results, painter, out_dir)
-            for index in overlay_slices(findings, results)
+            pool.submit(_write_overlay, index, job, volume, out_dir)
+            for job in jobs
+            for index in job.slices
         ]
         written = []
         for kind, rank, name, dataset in _documents(findings, volume, results, painter):
             written.append(write_object(dataset, out_dir, Path(name), kind, str(kind), rank))
             progress(len(written), _MOST_DOCUMENTS + len(overlays))
+        for name, dataset in system_segmentations(findings, volume, results):
+            kind = ObjectKind.SEGMENTATION
+            path = Path(f"segmentation-{name}.dcm")
+            written.append(write_object(dataset, out_dir, path, kind, f"{kind}/{name}", 0))
+            progress(len(written), _MOST_DOCUMENTS + len(overlays))
         for overlay in overlays:
             written.append(overlay.result())
             progress(len(written), _MOST_DOCUMENTS + len(overlays))
-    if overlays:
-        sync_directory(out_dir / _OVERLAY_FOLDER)
+    for job in jobs:
+        if job.slices:
+            sync_directory(out_dir / job.folder)
     sync_directory(out_dir)
     return tuple(written)
 
@@ -127,30 +158,24 @@ def _documents(
     findings: Findings, volume: CtVolume, results: ResultSet, painter: OverlayPainter
 ) -> Iterator[tuple[ObjectKind, int, str, Dataset]]:
     """Yield (kind, rank, file name, dataset) of all but the overlays."""
+    main = replace(results, others=())
     for rank, report in enumerate(build_reports(findings, volume, results)):
         yield ObjectKind.REPORT, rank, f"report-{rank}.dcm", report
     yield ObjectKind.SUMMARY, 0, "summary.dcm", build_summary(findings, volume, results, painter)
-    segmentation = build_segmentation(findings, volume, results)
+    segmentation = build_segmentation(findings, volume, main)
     if segmentation is not None:
         yield ObjectKind.SEGMENTATION, 0, "segmentation.dcm", segmentation
-    key_objects = build_key_objects(findings, results)
+    key_objects = build_key_objects(findings, main)
     if key_objects is not None:
         yield ObjectKind.KEY_OBJECTS, 0, "key_objects.dcm", key_objects
 
 
-def _write_overlay(
-    index: int,
-    findings: Findings,
-    volume: CtVolume,
-    results: ResultSet,
-    painter: OverlayPainter,
-    out_dir: Path,
-) -> WrittenObject:
+def _write_overlay(index: int, job: _Overlays, volume: CtVolume, out_dir: Path) -> WrittenObject:
     name = f"{index + 1:04d}"
     return write_object(
-        build_overlay(index, findings, volume, results, painter),
+        build_overlay(index, job.findings, volume, job.results, job.painter),
         out_dir,
-        Path(_OVERLAY_FOLDER) / f"{name}.dcm",
+        Path(job.folder) / f"{name}.dcm",
         ObjectKind.OVERLAY,
-        f"overlay/{name}",
+        f"{job.folder}/{name}",
     )

@@ -130,6 +130,17 @@ class NodeSettings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _models_go_to_what_there_is(self) -> NodeSettings:
+        destinations = {peer.name for peer in self.peers if peer.is_destination}
+        for name in self.analysis.models_to:
+            if name not in destinations:
+                raise ValueError(
+                    f"analysis.models_to.{name}: no destination is called so; known: "
+                    f"{', '.join(sorted(destinations)) or 'none'}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _patient_data_travel_sealed(self) -> NodeSettings:
         if self.notifications.include_patient_data:
             if self.mail.host and self.mail.security == "none":

@@ -37,6 +37,7 @@ DEMONSTRATION_BUNDLE = Path(__file__).parents[2] / "inference" / "bundles" / "ph
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
+SystemName = Literal["m3lung", "m2unet", "jcs"]
 
 
 def _network(text: str) -> str:
@@ -154,6 +155,10 @@ class AnalysisSettings(Section):
     """Where and how the model runs; never what it predicts."""
 
     bundle: Path | None = None  # folder of a model bundle; None: the demonstration model
+    models: Annotated[tuple[SystemName, ...], Field(min_length=1)] = ("m3lung",)  # "m2unet", "jcs"
+    models_to: dict[str, tuple[SystemName, ...]] = {}  # by destination, whose objects; else all
+    m2unet_bundle: Path | None = None  # lung lobes and severity; needed for "m2unet"
+    jcs_bundle: Path | None = None  # lesion outlines and explanation; needed for "jcs"
     engine: Literal["auto", "torch", "openvino"] = "auto"  # auto: openvino on a CPU, else torch
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU where there is one
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where it is fast
@@ -165,6 +170,22 @@ class AnalysisSettings(Section):
     lease_s: Seconds = 120.0  # renewed while the worker makes progress
     time_limit_s: Seconds = 3600.0  # one analysis; then it counts as failed
     max_attempts: Annotated[int, Field(ge=1)] = 3  # then the series is quarantined
+
+    @model_validator(mode="after")
+    def _models_have_bundles(self) -> AnalysisSettings:
+        if "m3lung" not in self.models:
+            raise ValueError('models: "m3lung" is always among them: the others stand beside it')
+        if len(set(self.models)) != len(self.models):
+            raise ValueError("models: every model may stand once")
+        for name in ("m2unet", "jcs"):
+            if name in self.models and getattr(self, f"{name}_bundle") is None:
+                raise ValueError(f"models: {name} needs {name}_bundle")
+        return self
+
+    def other_bundle(self, name: Literal["m2unet", "jcs"]) -> Path | None:
+        """Bundle of one of the other systems; None where it does not run."""
+        bundle: Path | None = getattr(self, f"{name}_bundle")
+        return bundle.expanduser() if bundle is not None and name in self.models else None
 
     @property
     def bundle_folder(self) -> Path:

@@ -21,6 +21,7 @@ from dicom_node.ledger.states import AnalysisEvent
 from dicom_node.logs import get_logger, pseudonym
 from dicom_node.results.context import Completeness, Predecessor, ResultContext
 from dicom_node.results.result_json import ResultDocument, analyzed, write_document
+from dicom_node.results.system_objects import system_of_slot
 from dicom_node.settings import NodeSettings
 from dicom_node.spool import Spool
 from dicom_node.worker.pipeline import Progress, Reading, read_series
@@ -142,6 +143,7 @@ class AnalysisWorker:
             result=_summary(document),
             objects=_new_objects(reading, out_dir.relative_to(settings.results_dir)),
             destinations=_destinations(claim.plan, settings),
+            withheld=_withheld(reading, settings),
         )
 
     def _context(self, claim: AnalysisClaim, settings: NodeSettings) -> ResultContext:
@@ -208,6 +210,14 @@ def _destinations(plan: Plan, settings: NodeSettings) -> dict[str, list[ObjectKi
     }
 
 
+def _withheld(reading: Reading, settings: NodeSettings) -> dict[str, list[str]]:
+    """Return the slots of systems that a destination does not want, by its name."""
+    return {
+        name: [item.slot for item in reading.objects if system_of_slot(item.slot) not in wanted]
+        for name, wanted in settings.analysis.models_to.items()
+    }
+
+
 def configuration_digest(settings: NodeSettings) -> str:
     """sha256 over the settings that shape the objects: other settings, other UIDs."""
     return hashlib.sha256(settings.results.model_dump_json().encode()).hexdigest()
@@ -245,5 +255,11 @@ def _new_objects(reading: Reading, folder: Path) -> list[NewObject]:
 def _summary(document: ResultDocument) -> dict[str, Any]:
     """Return result.json for the ledger, without what only its own page shows."""
     return document.model_dump(
-        mode="json", exclude={"slices": True, "objects": True, "lesion": {"distribution": {"map"}}}
+        mode="json",
+        exclude={
+            "slices": True,
+            "objects": True,
+            "lesion": {"distribution": {"map"}},
+            "outlines": {"slice_probability"},
+        },
     )

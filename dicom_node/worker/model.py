@@ -28,4 +28,6 @@ def load_analyzer(settings: NodeSettings, bundle: Path | None = None) -> Analyze
         precision=analysis.precision,
         batch_slices=analysis.batch_slices,
         threads=analysis.threads,
+        m2unet=analysis.other_bundle("m2unet"),
+        jcs=analysis.other_bundle("jcs"),
     )

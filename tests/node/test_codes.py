@@ -7,12 +7,13 @@ from pydicom.sr._concepts_dict import concepts
 
 from dicom_node.results.codes import (
     DISEASE,
+    LOBE,
     PRIVATE_SCHEME,
     CodeSource,
     Concept,
     coding_scheme_identification,
 )
-from inference.domain import DiseaseClass
+from inference.domain import DiseaseClass, Lobe
 
 # (value, scheme, meaning), copied from docs of PS3.16 and the code lists, not from the table.
 EXPECTED = {
@@ -37,6 +38,23 @@ EXPECTED = {
         "99M3LUNG",
         "Class of the patient by the non-parametric rule",
     ),
+    "SEVERITY_SCORE": ("CT_SCORE_LOBE", "99M3LUNG", "CT severity score of a lobe (0-5)"),
+    "TOTAL_SEVERITY_SCORE": (
+        "CT_SCORE_TOTAL",
+        "99M3LUNG",
+        "CT severity score of five lobes (0-25)",
+    ),
+    "POSITIVE_SLICES": ("POSITIVE_SLICES", "99M3LUNG", "Number of positive slices"),
+    "SEVERITY": ("246112005", "SCT", "Severity"),
+    "SEVERE": ("24484000", "SCT", "Severe"),
+    "NOT_SEVERE": ("NOT_SEVERE", "99M3LUNG", "Not severe"),
+    "SEGMENTATION_CLASS": ("JCS_CLASS", "99M3LUNG", "Class of the patient by the joint system"),
+    "POSITIVE": ("10828004", "SCT", "Positive"),
+    "NEGATIVE": ("260385009", "SCT", "Negative"),
+    "UPPER_LOBE": ("45653009", "SCT", "Upper lobe of lung"),
+    "RIGHT_MIDDLE_LOBE": ("72481006", "SCT", "Middle lobe of right lung"),
+    "LOWER_LOBE": ("90572001", "SCT", "Lower lobe of lung"),
+    "ANATOMICAL_STRUCTURE": ("91723000", "SCT", "Anatomical Structure"),
     "LUNG": ("39607008", "SCT", "Lung"),
     "LATERALITY": ("272741003", "SCT", "Laterality"),
     "RIGHT": ("24028007", "SCT", "Right"),
@@ -96,6 +114,10 @@ DICTIONARY = {
 # In PS3.16 but not, or with the longer SNOMED CT term, in pydicom's dictionary.
 NOT_IN_DICTIONARY = {"MILLILITER", "PIXELS", "ENGLISH", "QUALITATIVE_EVALUATIONS"}
 LONGER_TERM = {
+    "SEVERITY": "Severity (attribute)",
+    "SEVERE": "Severe (severity modifier) (qualifier value)",
+    "RIGHT_MIDDLE_LOBE": "Structure of middle lobe of right lung (body structure)",
+    "LOWER_LOBE": "Structure of lower lobe of lung (body structure)",
     "VOLUME": "Volume (property) (qualifier value)",
     "LUNG": "Lung structure (body structure)",
     "BILATERAL": "Right and left (qualifier value)",
@@ -141,6 +163,15 @@ def test_private_rows_and_only_they_use_the_private_scheme() -> None:
 
 def test_what_no_terminology_server_confirmed_says_so() -> None:
     assert {c for c in Concept if c.source == CodeSource.CODE_LIST} == {Concept.H1N1, Concept.CAP}
+
+
+def test_every_lobe_has_a_code_and_a_side() -> None:
+    assert list(LOBE) == list(Lobe)
+    for lobe, (concept, side) in LOBE.items():
+        if side is None:
+            assert "right" in concept.meaning
+        else:
+            assert side is (Concept.RIGHT if lobe.is_right else Concept.LEFT)
 
 
 def test_every_class_has_a_code() -> None:

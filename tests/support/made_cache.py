@@ -42,6 +42,16 @@ def made_crops(
     return np.clip(crops, -1024, 100).astype(np.int16), lesion
 
 
+def made_lobes(slices: int, size: int) -> np.ndarray:
+    """Lobes of :func:`made_crops`: three of the left ellipse, from above, two of the right one."""
+    y, x = np.mgrid[0:size, 0:size] / size
+    lung = np.minimum((x - 0.27) ** 2, (x - 0.73) ** 2) / 0.04 + (y - 0.5) ** 2 / 0.16 < 1
+    right = np.digitize(y, (0.4, 0.6)) + 1
+    left = np.digitize(y, (0.5,)) + 4
+    plane = np.where(lung, np.where(x < 0.5, right, left), 0).astype(np.uint8)
+    return np.repeat(plane[None], slices, axis=0)
+
+
 def make_cache(
     directory: Path,
     *,
@@ -51,10 +61,12 @@ def make_cache(
     seed: int = 0,
     diffuse: bool = False,
     masks: bool = False,
+    lobes: bool = False,
 ) -> CohortCache:
     """Write a cache and open it; slice counts differ from patient to patient.
 
-    `masks`: say where the patches are, too.
+    `masks`: say where the patches are, too. `lobes`: and where five lobes are; the denser two
+    diseases are severe then.
     """
     random = np.random.default_rng(seed)
     entries, split = [], {}
@@ -75,6 +87,9 @@ def make_cache(
                     patch = (crops > -600) & (crops < 0) & (lesion == 1)[:, None, None]
                     np.save(folder / "lesion.npy", patch.astype(np.uint8) * 255)
                     named.append(("masks", "lesion.npy"))
+                if lobes:
+                    np.save(folder / "lobes.npy", made_lobes(len(crops), size))
+                    named.append(("lobes", "lobes.npy"))
                 files = {
                     name: FileEntry(
                         bytes=(folder / file).stat().st_size, sha256=file_digest(folder / file)
@@ -85,6 +100,7 @@ def make_cache(
                     PatientEntry(
                         patient_id=patient_id, key=key, label=label, count=len(crops),
                         slices_in_stack=len(crops), source="0" * 64, **files,
+                        severe=label in (DiseaseClass.H1N1, DiseaseClass.CAP) if lobes else None,
                     )
                 )  # fmt: skip
                 split[patient_id] = part

@@ -6,6 +6,7 @@
     CACHE/patients/<key>/crops.npy   int16 (slices with lung, S, S)
     CACHE/patients/<key>/slices.npz  lesion int8, number int32
     CACHE/patients/<key>/lesion.npy  uint8 (slices with lung, S, S), where true masks are known
+    CACHE/patients/<key>/lobes.npy   uint8 (slices with lung, S, S), where true lobes are known
 
 The crops are made by the functions of serving (:mod:`inference.lung_crop`), turned as
 :mod:`inference.analyzer` turns them, and clipped to [-1024, 100] HU: no window centre of training
@@ -68,6 +69,8 @@ class PatientEntry(_Frozen):
     crops: FileEntry
     slices: FileEntry
     masks: FileEntry | None = None
+    lobes: FileEntry | None = None
+    severe: bool | None = None
 
 
 class CacheManifest(_Frozen):
@@ -100,6 +103,10 @@ class CachedPatient:
         Of the patient's folder.
     has_masks : bool
         True masks of the lesions are known.
+    has_lobes : bool
+        True masks of the lobes are known.
+    severe : bool or None
+        Whether the patient is severe; None where nobody knows.
     """
 
     patient_id: str
@@ -111,6 +118,8 @@ class CachedPatient:
     slices_in_stack: int
     key: str
     has_masks: bool = False
+    has_lobes: bool = False
+    severe: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -194,6 +203,20 @@ class CohortCache:
             self._masks[patient.key] = np.load(path, mmap_mode="r")
         return self._masks[patient.key]
 
+    def lobes(self, patient: CachedPatient) -> NDArray[np.uint8]:
+        """Lobes of a patient's crops, for a patient whose lobes are known.
+
+        Returns
+        -------
+        ndarray of uint8, shape (n, S, S)
+            :class:`inference.domain.Lobe`, 0 none; a read-only view of the file.
+        """
+        name = f"{patient.key}/lobes"
+        if name not in self._masks:
+            path = self.directory / "patients" / patient.key / "lobes.npy"
+            self._masks[name] = np.load(path, mmap_mode="r")
+        return self._masks[name]
+
     def patients_of(self, part: Part) -> tuple[CachedPatient, ...]:
         """Patients of one part of the split, in the cohort's order."""
         return tuple(patient for patient in self.patients if patient.split == part)
@@ -243,6 +266,8 @@ def check_entry(directory: Path, entry: PatientEntry, *, verify: bool) -> None:
     files = {"crops.npy": entry.crops, "slices.npz": entry.slices}
     if entry.masks is not None:
         files["lesion.npy"] = entry.masks
+    if entry.lobes is not None:
+        files["lobes.npy"] = entry.lobes
     for name, known in files.items():
         path = directory / "patients" / entry.key / name
         try:
@@ -268,4 +293,6 @@ def _patient(directory: Path, entry: PatientEntry, manifest: CacheManifest) -> C
         entry.slices_in_stack,
         entry.key,
         entry.masks is not None,
+        entry.lobes is not None,
+        entry.severe,
     )

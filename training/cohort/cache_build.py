@@ -14,12 +14,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from dicom_node.settings import SelectionSettings
 from inference.anatomy import require_chest
-from inference.domain import CtVolume
+from inference.domain import BoundingBox, CtVolume
 from inference.errors import SeriesError
 from inference.lung_crop import CropParameters, crop_lungs, crop_to_input
 from inference.volume import load_volume
@@ -32,10 +33,10 @@ from training.cohort.cache import (
     check_entry,
 )
 from training.cohort.case_series import SeriesProblem, stack_of
+from training.cohort.drawn_masks import masks_digest, read_masks
 from training.cohort.slice_labels import label_slices
 from training.cohort.split import Split, require_validation
 from training.cohort.table import Cohort, CohortRow
-from training.cohort.truth import read_truth
 from training.durable import file_digest, sync_directory, write_durably
 from training.errors import CacheError, CohortError
 
@@ -133,27 +134,32 @@ class NetworkView(NamedTuple):
         Their indices in the volume.
     lesion_shares : ndarray of uint8, shape (n, S, S), or None
         How much of each pixel is lesion, 255 all of it; None where nobody knows.
+    lobes : ndarray of uint8, shape (n, S, S), or None
+        :class:`inference.domain.Lobe` of each pixel; None where nobody knows.
     """
 
     crops: NDArray[np.int16]
     numbers: NDArray[np.int32]
     lesion_shares: NDArray[np.uint8] | None
+    lobes: NDArray[np.uint8] | None = None
 
 
 def network_view(
     volume: CtVolume,
     parameters: CropParameters,
     lesion: NDArray[np.bool_] | None = None,
+    lobes: NDArray[np.uint8] | None = None,
     *,
     threads: int = 0,
 ) -> NetworkView:
-    """Crop a volume, and the true mask of its lesions where it is known, as serving does.
+    """Crop a volume, and the true masks of it where they are known, as serving does.
 
     Parameters
     ----------
     volume : CtVolume
     parameters : CropParameters
     lesion : ndarray of bool, shape (slices, rows, columns), or None
+    lobes : ndarray of uint8, shape (slices, rows, columns), or None
 
     Raises
     ------
@@ -171,7 +177,22 @@ def network_view(
             for i in numbers
         ]
         shares = np.ascontiguousarray(np.stack(scaled).astype(np.uint8)[volume.as_displayed])
-    return NetworkView(np.ascontiguousarray(crops), numbers, shares)
+    labels = None
+    if lobes is not None:
+        size = (parameters.input_size, parameters.input_size)
+        cut = [
+            np.asarray(
+                cv2.resize(_cut(lobes[i], found.boxes[i]), size, interpolation=cv2.INTER_NEAREST),
+                dtype=np.uint8,
+            )
+            for i in numbers
+        ]
+        labels = np.ascontiguousarray(np.stack(cut)[volume.as_displayed])
+    return NetworkView(np.ascontiguousarray(crops), numbers, shares, labels)
+
+
+def _cut(plane: NDArray[np.uint8], box: BoundingBox) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(plane[box.top : box.bottom, box.left : box.right])
 
 
 def _cache_row(
@@ -187,10 +208,10 @@ def _cache_row(
         if kept is not None:
             return kept
         volume = load_volume(files.paths, frames=files.frames, threads=1)
-        truth = None
-        if row.truth_path is not None:
-            truth = read_truth(row.truth_path, volume, row.label).lesion
-        crops, numbers, shares = network_view(volume, crop, truth, threads=1)
+        drawn = read_masks(row, volume)
+        crops, numbers, shares, lobes = network_view(
+            volume, crop, drawn.lesion, drawn.lobes, threads=1
+        )
         lesion = label_slices([volume.slices[i] for i in numbers], row.label, row.slice_labels)
     except SeriesProblem as error:
         return str(error)
@@ -205,6 +226,8 @@ def _cache_row(
     np.savez(aside / "slices.npz", lesion=lesion, number=numbers)
     if shares is not None:
         np.save(aside / "lesion.npy", shares)
+    if lobes is not None:
+        np.save(aside / "lobes.npy", lobes)
     entry = PatientEntry(
         patient_id=row.patient_id,
         key=key,
@@ -215,6 +238,8 @@ def _cache_row(
         crops=_file_entry(aside / "crops.npy"),
         slices=_file_entry(aside / "slices.npz"),
         masks=None if shares is None else _file_entry(aside / "lesion.npy"),
+        lobes=None if lobes is None else _file_entry(aside / "lobes.npy"),
+        severe=drawn.severe,
     )
     write_durably(aside / "patient.json", entry.model_dump_json().encode())
     shutil.rmtree(folder, ignore_errors=True)
@@ -240,9 +265,7 @@ def _source(row: CohortRow, paths: tuple[Path, ...], crop: CropParameters) -> st
     """Digest of what a patient's crops depend on; files by name, length and time."""
     files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     labels = file_digest(row.slice_labels) if row.slice_labels is not None else ""
-    masks = ""
-    if row.truth_path is not None and (row.truth_path / "truth.npz").is_file():
-        masks = file_digest(row.truth_path / "truth.npz")
+    masks = masks_digest(row)
     known = [row.patient_id, row.label.key, labels, masks]
     content = [*known, str(row.series_path), files, asdict(crop)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -10,6 +10,7 @@ from pathlib import Path
 from dicom_node.settings import SelectionSettings
 from inference.domain import DiseaseClass
 from training.cohort.case_series import CaseSeries, survey_folder
+from training.cohort.drawn_masks import holds_masks
 from training.cohort.slice_labels import read_slice_labels
 from training.cohort.split import Split
 from training.cohort.table import Cohort, CohortRow, Problem, parse_cohort
@@ -83,8 +84,8 @@ def _of_row(row: CohortRow, case: CaseSeries) -> list[Problem]:
             if row.label == DiseaseClass.HEALTHY and any(labels.values()):
                 text = f"{row.slice_labels.name} gives a healthy person a slice with lesion"
                 problems.append(Problem(row.number, text))
-    if row.truth_path is not None and not (row.truth_path / "truth.npz").is_file():
-        text = f"{row.truth_path} holds no truth.npz; evaluation will not locate lesions"
+    if row.truth_path is not None and not holds_masks(row.truth_path):
+        text = f"{row.truth_path} holds no truth.npz and no SEG; evaluation will not locate lesions"
         problems.append(Problem(row.number, text, fatal=False))
     return problems
 

@@ -1,7 +1,7 @@
 """The cohort's CSV: one row per patient.
 
-Columns ``patient_id, series_path, label`` and optionally ``slice_labels, truth_path``; other
-columns are left alone. Paths are relative to the folder of the CSV. Labels are the keys of
+Columns ``patient_id, series_path, label`` and optionally ``slice_labels, truth_path, severe``;
+other columns are left alone. Paths are relative to the folder of the CSV. Labels are the keys of
 :class:`inference.domain.DiseaseClass`: healthy, covid19, h1n1, cap.
 """
 
@@ -37,9 +37,12 @@ class CohortRow:
     slice_labels : Path or None
         CSV ``sop_instance_uid, lesion`` with 0 or 1.
     truth_path : Path or None
-        Case folder of a phantom; for evaluation only.
+        Case folder of a phantom, or a DICOM SEG of lobes and lesions (or a folder of them).
     number : int
         Line of the CSV, the header being line 1.
+    severe : bool or None
+        As the column says, 0 or 1; None where it is empty or missing. A phantom's case folder
+        says it too.
     """
 
     patient_id: str
@@ -48,6 +51,7 @@ class CohortRow:
     slice_labels: Path | None
     truth_path: Path | None
     number: int
+    severe: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +158,9 @@ def _row(folder: Path, number: int, record: dict[str, str]) -> CohortRow:
     if record["label"] not in known:
         raise ValueError(f"unknown label {record['label']!r}; known: {', '.join(known)}")
     slice_labels, truth = (folder / record[name] if record.get(name) else None for name in OPTIONAL)
+    severe = record.get("severe", "")
+    if severe not in ("", "0", "1"):
+        raise ValueError(f"severe is {severe!r}, not 0 or 1")
     return CohortRow(
         record["patient_id"],
         folder / record["series_path"],
@@ -161,6 +168,7 @@ def _row(folder: Path, number: int, record: dict[str, str]) -> CohortRow:
         slice_labels,
         truth,
         number,
+        severe == "1" if severe else None,
     )
 
 
@@ -193,7 +201,8 @@ def _digest(file: Path, rows: Sequence[CohortRow]) -> str:
         labels = ""
         if row.slice_labels is not None and row.slice_labels.is_file():
             labels = hashlib.sha256(row.slice_labels.read_bytes()).hexdigest()
-        content.append([row.patient_id, name.as_posix(), row.label.key, labels])
+        severe = [] if row.severe is None else [f"severe={int(row.severe)}"]
+        content.append([row.patient_id, name.as_posix(), row.label.key, labels, *severe])
     return hashlib.sha256(json.dumps(sorted(content)).encode()).hexdigest()
 
 
@@ -209,8 +218,10 @@ def write_cohort(file: Path, rows: Sequence[CohortRow]) -> None:
 
     with file.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow((*COLUMNS, *OPTIONAL))
+        with_severity = any(row.severe is not None for row in rows)
+        writer.writerow((*COLUMNS, *OPTIONAL, *(("severe",) if with_severity else ())))
         for row in rows:
+            severe = "" if row.severe is None else str(int(row.severe))
             writer.writerow(
                 (
                     row.patient_id,
@@ -218,5 +229,6 @@ def write_cohort(file: Path, rows: Sequence[CohortRow]) -> None:
                     row.label.key,
                     relative(row.slice_labels),
                     relative(row.truth_path),
+                    *((severe,) if with_severity else ()),
                 )
             )

@@ -36,6 +36,8 @@ class CaseTruth:
     artefacts : tuple of str
     family : str
         Of generator settings: ``training`` or ``test``.
+    lobes : ndarray of uint8, shape (slices, rows, columns), or None
+        :class:`inference.domain.Lobe` of each pixel of lung, 0 none.
     """
 
     lesion: NDArray[np.bool_]
@@ -44,6 +46,7 @@ class CaseTruth:
     severe: bool | None
     artefacts: tuple[str, ...]
     family: str
+    lobes: NDArray[np.uint8] | None = None
 
 
 def read_truth(folder: Path, volume: CtVolume, label: DiseaseClass) -> CaseTruth:
@@ -83,6 +86,7 @@ def read_truth(folder: Path, volume: CtVolume, label: DiseaseClass) -> CaseTruth
         severe=None if severe is None else bool(severe),
         artefacts=tuple(_artefact(item) for item in document.get("artefacts", [])),
         family=str(document.get("family", "")),
+        lobes=masks["lobes"][order].astype(np.uint8) if "lobes" in masks else None,
     )
 
 
@@ -124,7 +128,8 @@ def _document(file: Path) -> dict[str, Any]:
 def _masks(file: Path) -> dict[str, NDArray[np.integer]]:
     try:
         with np.load(file, allow_pickle=False) as stored:
-            return {name: stored[name] for name in ("lesion", "lung")}
+            found = {name: stored[name] for name in ("lesion", "lung")}
+            return found | ({"lobes": stored["lobes"]} if "lobes" in stored.files else {})
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise CohortError(file, None, f"cannot be read: {error}") from error
 

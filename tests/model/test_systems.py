@@ -101,7 +101,7 @@ def test_alone_the_main_model_says_what_it_always_said(bundles, volume, found):
     assert findings.involvement == ()
     assert findings.slices == found[1].slices
     assert findings.patient == found[1].patient
-    assert set(findings.timing_s) == {"crop", "slices", "maps", "patient", "burden"}
+    assert set(findings.timing_s) == {"crop", "slices", "patient", "burden"}
 
 
 def test_the_crop_has_to_be_shared(bundles, tmp_path):

@@ -211,22 +211,27 @@ class Spool:
         """
         return self.path_of(digest).read_bytes()
 
-    def is_unaltered(self, digest: str) -> bool:
-        """Read an instance again; return whether it is there and its content still `digest`.
+    def is_unaltered(self, path: str, digest: str) -> bool:
+        """Read a file again; return whether it is there and its content still has `digest`.
+
+        Parameters
+        ----------
+        path : str
+            Relative to the root, as the ledger keeps it.
 
         Raises
         ------
         OSError
             The disk does not give it.
         """
-        path = self.path_of(digest)
+        file_path = self.root / path
         try:
-            meta = read_file_meta_info(path)
+            meta = read_file_meta_info(file_path)
             start = _GROUP_LENGTH_ENDS + int(meta.FileMetaInformationGroupLength)
             content = hashlib.sha256(str(meta.TransferSyntaxUID).encode("ascii") + b"\0")
         except (FileNotFoundError, InvalidDicomError, EOFError, ValueError, AttributeError):
             return False
-        with path.open("rb") as file:
+        with file_path.open("rb") as file:
             file.seek(start)
             while fragment := file.read(_READ_BYTES):
                 content.update(fragment)

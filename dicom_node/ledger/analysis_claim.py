@@ -26,6 +26,8 @@ class AnalysisClaim:
         Fencing token of this lease.
     instances : tuple of (sop_instance_uid, path)
         The selected stack; paths are relative to the spool.
+    digests : mapping of SOP Instance UID to str
+        Of the content that was acknowledged.
     frames : mapping of SOP Instance UID to frame numbers
         Of multi-frame instances of which only some frames belong to the stack.
     statements : tuple of str
@@ -48,6 +50,7 @@ class AnalysisClaim:
     expected_count: int | None
     closing_reason: str
     instances: tuple[tuple[str, str], ...]
+    digests: Mapping[str, str]
     frames: Mapping[str, tuple[int, ...]]
     statements: tuple[str, ...]
     predecessors: tuple[tuple[str, str, str], ...]
@@ -83,12 +86,13 @@ def read_claim(connection: sa.Connection, analysis_id: int) -> AnalysisClaim:
         .one()
     )
     selection: dict[str, Any] = row[r.selection] or {}
-    paths = {
-        instance.sop_instance_uid: instance.path
+    kept = {
+        instance.sop_instance_uid: instance
         for instance in connection.execute(
-            sa.select(i.sop_instance_uid, i.path).where(i.series_id == row[r.series_id])
+            sa.select(i.sop_instance_uid, i.path, i.digest).where(i.series_id == row[r.series_id])
         )
     }
+    selected = [kept[uid] for uid in selection.get("sop_instance_uids", [])]
     return AnalysisClaim(
         analysis_id=analysis_id,
         token=row[a.lease_token],
@@ -101,7 +105,8 @@ def read_claim(connection: sa.Connection, analysis_id: int) -> AnalysisClaim:
         instance_count=row[r.instance_count],
         expected_count=row[r.expected_count],
         closing_reason=row[r.closing_reason],
-        instances=tuple((uid, paths[uid]) for uid in selection.get("sop_instance_uids", [])),
+        instances=tuple((one.sop_instance_uid, one.path) for one in selected),
+        digests={one.sop_instance_uid: one.digest for one in selected},
         frames={uid: tuple(numbers) for uid, numbers in selection.get("frames", {}).items()},
         statements=tuple(selection.get("statements", [])),
         predecessors=_predecessors(connection, row[r.series_id], row[r.number]),

@@ -189,7 +189,9 @@ def _require_unaltered(settings: NodeSettings, claim: AnalysisClaim) -> None:
     """
     spool = Spool(settings.spool_dir)
     try:
-        altered = sum(not spool.is_unaltered(Path(path).stem) for _, path in claim.instances)
+        altered = sum(
+            not spool.is_unaltered(path, claim.digests[uid]) for uid, path in claim.instances
+        )
     except OSError as error:
         raise DiskFailed("the disk does not give an image") from error
     if altered:

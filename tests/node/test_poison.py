@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydicom.filereader import read_file_meta_info
 
 from dicom_node.domain import StoredInstance
 from dicom_node.header_reader import read_instance_header
@@ -15,18 +16,13 @@ from dicom_node.ledger import Arrival, Ledger, open_ledger
 from dicom_node.ledger.worklist import SeriesStatus
 from dicom_node.reconciler import Reconciler
 from dicom_node.settings import NodeSettings
+from dicom_node.spool import content_digest
 from dicom_node.worker.analysis import AnalysisWorker
 from inference.analyzer import Analyzer
 from inference.decoder_pool import DecoderLimits, DecoderPool
 from support.synthetic_ct import synthetic_series
 
 ENDED = {"done", "rejected", "quarantined", "skipped"}
-
-
-@pytest.fixture(autouse=True)
-def _named_after_faults(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The decoder reads its fault in the file's name, where the spool has the content's digest."""
-    monkeypatch.setattr("dicom_node.worker.analysis._require_unaltered", lambda *_: None)
 
 
 class Broker:
@@ -42,6 +38,13 @@ class Broker:
 
     def delivery(self, shipment_id: int) -> None:
         raise AssertionError("there is no destination")
+
+
+def _digest(path: Path) -> str:
+    """Digest of a DICOM file's content, as the listener would have made it."""
+    content, meta = path.read_bytes(), read_file_meta_info(path)
+    start = 128 + 4 + 12 + meta.FileMetaInformationGroupLength
+    return content_digest(meta.TransferSyntaxUID, content[start:])
 
 
 class Node:
@@ -76,8 +79,8 @@ class Node:
         paths = list(made.paths)
         if fault:
             paths[7] = paths[7].rename(folder / f"{fault}.dcm")
-        for index, path in enumerate(paths):
-            stored = StoredInstance(f"{number:032x}{index:032x}", Path(f"{number}", path.name), 1)
+        for path in paths:
+            stored = StoredInstance(_digest(path), Path(f"{number}", path.name), 1)
             arrivals.append(Arrival(association, read_instance_header(path), stored))
         self.ledger.intake.record_instances(arrivals)
         self.ledger.intake.close_association(association, outcome="released", ignored={})

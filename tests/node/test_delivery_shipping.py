@@ -293,7 +293,10 @@ def test_a_pacs_that_always_aborts_is_left_alone(tmp_path: Path, pacs: Start, de
         return 0xC000
 
     archive = pacs(answers=answers)
-    shipped = desk.ship(overlays(tmp_path, 8), peer_of(archive))
+    # A busy machine may take longer than two seconds to answer the next association request, and
+    # a PACS that does not answer is another story.
+    patient = replace(SENDER, response_timeout_s=30)
+    shipped = desk.ship(overlays(tmp_path, 8), peer_of(archive), sender=patient)
     assert desk.events() == ["transient"] * 8
     assert len(archive.requests) == 3
     assert "association was lost" in shipped.peer_failure

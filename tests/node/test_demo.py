@@ -372,7 +372,7 @@ def test_a_signal_ends_everything(number: signal.Signals, phantom: Path, tmp_pat
     with running_demo(*options, cwd=tmp_path) as demo:
         assert demo.stderr is not None
         for line in demo.stderr:
-            if " images to " in line:  # long before it ends by itself
+            if "images to the node" in line:
                 break
         started = descendants(demo.pid)
         assert len(started) >= 5  # PACS, serve, and serve's parts

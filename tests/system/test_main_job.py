@@ -170,6 +170,13 @@ def test_a_pacs_that_forwards_is_asked_how_many_images_there_are(
     for path in chest_series:
         orthanc.upload(path.read_bytes())
     source = dcmread(chest_series[0], stop_before_pixels=True)
+    # Without gaps it would be complete after a second: on a busy machine sooner than C-FIND tells.
+    config = node.config.read_text()
+    node.config.write_text(
+        config.replace("\nsettle_s = 1.0", "\nsettle_s = 60.0").replace(
+            "quiet_period_s = 6.0", "quiet_period_s = 60.0"
+        )
+    )
     node.start()
     orthanc.set_modality("m3lung", node.ae_title, node.port)
     orthanc.send("m3lung", orthanc.lookup(str(source.SeriesInstanceUID)))

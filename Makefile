@@ -60,8 +60,8 @@ unit: $(VENV)/.installed-test  ## pytest alone, the built wheel included [PYTEST
 	@$(BIN)/pytest -n $(or $(JOBS),2) --dist loadfile --durations 25 --durations-min 5 $(PYTEST_ARGS)
 
 .PHONY: viewer
-viewer: $(VENV)/.installed-test  ## results opened in OHIF, in a real browser (needs the peers)
-	@$(BIN)/pytest tests/viewer
+viewer: $(VENV)/.installed-test  ## results opened in OHIF, in a real browser (needs the peers) [SERIES=DIR]
+	@VIEWER_SERIES='$(SERIES)' $(BIN)/pytest tests/viewer
 
 .PHONY: chaos
 chaos: $(VENV)/.installed-test  ## make N faults in a real node; count losses [N=200] [SEED=1] [TOPOLOGY=cluster] [MARKDOWN=FILE]

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -26,7 +27,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-class Receiver:
+class Receiver(ABC):
     """One receiver as a child process; subclasses say how it starts and what it holds."""
 
     name = ""
@@ -37,13 +38,13 @@ class Receiver:
         self.directory = directory
         self.port = free_port()
 
+    @abstractmethod
     def command(self) -> list[str]:
         """Return what starts it; configuration files are written on the way."""
-        raise NotImplementedError
 
+    @abstractmethod
     def stored(self) -> int:
         """Return how many images it has kept."""
-        raise NotImplementedError
 
     @contextlib.contextmanager
     def running(self) -> Iterator[int]:

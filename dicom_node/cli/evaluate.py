@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -125,10 +126,7 @@ def evaluate(
         print_json(document.model_dump(mode="json"))
         return
     out.print(_table(document))
-    for statement in document.statements:
-        err.print(statement, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    for name in (METRICS, REPORT):
-        out.print(str(out_dir / name), markup=False, highlight=False, soft_wrap=True)
+    _tell_end(document.statements, out_dir / METRICS, out_dir / REPORT)
 
 
 def _evaluate_system(
@@ -167,9 +165,14 @@ def _evaluate_system(
     for name, words in measured_lines(document):
         table.add_row(name, words)
     out.print(table)
-    for statement in document.statements:
+    _tell_end(document.statements, out_dir / METRICS)
+
+
+def _tell_end(statements: Iterable[str], *files: Path) -> None:
+    for statement in statements:
         err.print(statement, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    out.print(str(out_dir / METRICS), markup=False, highlight=False, soft_wrap=True)
+    for file in files:
+        out.print(str(file), markup=False, highlight=False, soft_wrap=True)
 
 
 def calibrate(

@@ -5,7 +5,9 @@ One tab for all, and a small series: a study takes its time to open where no gra
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -39,8 +41,13 @@ def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
 @pytest.fixture(scope="module")
 def study(orthanc: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> ViewerStudy:
     folder = tmp_path_factory.mktemp("study")
-    series = synthetic_series(folder / "ct", slices=SLICES, matrix=MATRIX, lesion=True)
-    return store_study(series.paths, folder / "results", orthanc)
+    chosen = os.environ.get("VIEWER_SERIES")  # `make viewer SERIES=DIR`
+    if chosen:
+        paths = sorted(path for path in Path(chosen).iterdir() if path.is_file())
+    else:
+        series = synthetic_series(folder / "ct", slices=SLICES, matrix=MATRIX, lesion=True)
+        paths = list(series.paths)
+    return store_study(paths, folder / "results", orthanc)
 
 
 @pytest.fixture(scope="module")

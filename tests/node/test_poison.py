@@ -8,18 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pydicom.filereader import read_file_meta_info
 
-from dicom_node.domain import StoredInstance
 from dicom_node.header_reader import read_instance_header
 from dicom_node.ledger import Arrival, Ledger, open_ledger
 from dicom_node.ledger.worklist import SeriesStatus
 from dicom_node.reconciler import Reconciler
 from dicom_node.settings import NodeSettings
-from dicom_node.spool import content_digest
 from dicom_node.worker.analysis import AnalysisWorker
 from inference.analyzer import Analyzer
 from inference.decoder_pool import DecoderLimits, DecoderPool
+from support.as_received import as_received
 from support.synthetic_ct import synthetic_series
 
 ENDED = {"done", "rejected", "quarantined", "skipped"}
@@ -38,13 +36,6 @@ class Broker:
 
     def delivery(self, shipment_id: int) -> None:
         raise AssertionError("there is no destination")
-
-
-def _digest(path: Path) -> str:
-    """Digest of a DICOM file's content, as the listener would have made it."""
-    content, meta = path.read_bytes(), read_file_meta_info(path)
-    start = 128 + 4 + 12 + meta.FileMetaInformationGroupLength
-    return content_digest(meta.TransferSyntaxUID, content[start:])
 
 
 class Node:
@@ -80,7 +71,7 @@ class Node:
         if fault:
             paths[7] = paths[7].rename(folder / f"{fault}.dcm")
         for path in paths:
-            stored = StoredInstance(_digest(path), Path(f"{number}", path.name), 1)
+            stored = as_received(path, Path(f"{number}", path.name))
             arrivals.append(Arrival(association, read_instance_header(path), stored))
         self.ledger.intake.record_instances(arrivals)
         self.ledger.intake.close_association(association, outcome="released", ignored={})

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from dicom_node.delivery.worker import DeliveryWorker
-from dicom_node.domain import StoredInstance
 from dicom_node.header_reader import read_instance_header
 from dicom_node.ledger import Arrival, Ledger, open_ledger
 from dicom_node.ledger.worklist import SeriesStatus
@@ -25,6 +24,7 @@ from dicom_node.status_words import in_words, this_hour
 from dicom_node.worker.analysis import AnalysisWorker
 from inference.analyzer import Analyzer
 from inference.decoder_pool import DecoderPool
+from support.as_received import as_received
 from support.synthetic_ct import synthetic_series
 
 EIGHT = time.mktime((2026, 3, 3, 8, 0, 0, 0, 0, -1))
@@ -92,9 +92,9 @@ class Node:
             Arrival(
                 association,
                 read_instance_header(path),
-                StoredInstance(f"{number:032x}{index:032x}", Path(f"{number}", path.name), 1),
+                as_received(path, Path(f"{number}", path.name)),
             )
-            for index, path in enumerate(made.paths)
+            for path in made.paths
         ]
         self.ledger.intake.record_instances(arrivals)
         self.ledger.intake.close_association(association, outcome="released", ignored={})

@@ -21,6 +21,8 @@ from support.orthanc import Orthanc
 from support.ports import free_port
 
 SETTINGS = NodeSettings(delivery=DeliverySettings(connect_timeout_s=2, response_timeout_s=2))
+# Where an answer comes, however busy the machine.
+PATIENT = NodeSettings(delivery=DeliverySettings(connect_timeout_s=10, response_timeout_s=30))
 
 
 def peer(port: int, ae_title: str = "PACS") -> Peer:
@@ -98,7 +100,7 @@ def refusing(event: Any) -> Iterator[Any]:
     indirect=["scripted"],
 )
 def test_the_count(scripted: int, count: int | None) -> None:
-    assert count_instances(SETTINGS, peer(scripted), "1.2", "1.2.3") == count
+    assert count_instances(PATIENT, peer(scripted), "1.2", "1.2.3") == count
 
 
 def slow(event: Any) -> Iterator[Any]:
@@ -130,13 +132,13 @@ def test_unreachable_rejected_and_not_offered(tmp_path: Path) -> None:
         SimulatedPacs(tmp_path / "a", behaviour=strict) as pacs,
         pytest.raises(QueryFailed, match="rejected"),
     ):
-        count_instances(SETTINGS, peer(pacs.port), "1.2", "1.2.3")
+        count_instances(PATIENT, peer(pacs.port), "1.2", "1.2.3")
     mute = Behaviour(queries=False)
     with (
         SimulatedPacs(tmp_path / "b", behaviour=mute) as pacs,
         pytest.raises(QueryFailed, match="does not offer"),
     ):
-        count_instances(SETTINGS, peer(pacs.port), "1.2", "1.2.3")
+        count_instances(PATIENT, peer(pacs.port), "1.2", "1.2.3")
 
 
 def test_a_peer_that_accepts_and_says_nothing() -> None:
@@ -157,5 +159,5 @@ def test_orthanc_tells_the_count(orthanc: Orthanc, tmp_path: Path) -> None:
     header = dcmread(shipment[0].candidates[0].path, stop_before_pixels=True)
     archive = peer(orthanc.dicom_port, orthanc.ae_title)
     series = str(header.SeriesInstanceUID)
-    assert count_instances(SETTINGS, archive, str(header.StudyInstanceUID), series) == 3
-    assert count_instances(SETTINGS, archive, str(header.StudyInstanceUID), "2.25.1") == 0
+    assert count_instances(PATIENT, archive, str(header.StudyInstanceUID), series) == 3
+    assert count_instances(PATIENT, archive, str(header.StudyInstanceUID), "2.25.1") == 0

@@ -15,6 +15,9 @@ OUT ?= demo-out
 SERIES ?=
 PYTEST_ARGS ?=
 
+# Hundreds of processes are started below; without bytecode each would compile the project anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 # What the environment was made from: when one of these changes, it is brought up to date.
 RECIPE := pyproject.toml constraints.txt scripts/make-environment
 

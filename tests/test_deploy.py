@@ -32,9 +32,9 @@ COMPOSE = (ROOT / "docker-compose.yml").read_text()
 def verbs() -> set[str]:
     import typer.main
 
-    from dicom_node.cli.app import app
+    from dicom_node.cli.app import assemble
 
-    command = typer.main.get_command(app)
+    command = typer.main.get_command(assemble())
     return set(command.commands)  # type: ignore[attr-defined]
 
 

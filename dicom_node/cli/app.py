@@ -5,49 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
 from dicom_node import __version__
-from dicom_node.cli import (
-    ablate,
-    analyze,
-    audit,
-    backup,
-    bundle,
-    certs,
-    check,
-    cohort,
-    config,
-    console,
-    demo,
-    echo,
-    evaluate,
-    metrics,
-    notify,
-    peers,
-    phantom,
-    rules,
-    run,
-    serve,
-    simulate_pacs,
-    support_bundle,
-    train,
-    worklist,
-)
 from dicom_node.cli.terminal import EXIT_FAILED, EXIT_USAGE, complain
 from dicom_node.errors import ConfigurationError, NodeError
 
-__all__ = ["app", "main"]
+__all__ = ["assemble", "main"]
 
-app = typer.Typer(
-    name="m3lung",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    help="""A DICOM node that reads chest CT and writes the reading back to the PACS.
+_HELP = """A DICOM node that reads chest CT and writes the reading back to the PACS.
 
     Try it:  [bold]m3lung demo[/]
 
@@ -55,8 +24,56 @@ app = typer.Typer(
              [bold]m3lung serve[/]
 
     Ask it:  [bold]m3lung status --accession 4711[/]
-    """,
-)
+    """
+
+_VERBS = {
+    "serve": ("serve",),
+    "run": ("listen", "work", "deliver", "reconcile"),
+    "metrics": ("metrics",),
+    "analyze": ("analyze",),
+    "demo": ("demo",),
+    "worklist": ("status", "retry", "purge"),
+    "check": ("check",),
+    "simulate_pacs": ("simulate-pacs",),
+    "support_bundle": ("support-bundle",),
+    "backup": ("backup", "restore"),
+    "echo": ("echo",),
+    "peers": ("peers",),
+    "rules": ("rules",),
+    "config": ("config",),
+    "bundle": ("bundle",),
+    "phantom": ("phantom",),
+    "cohort": ("cohort",),
+    "train": ("train",),
+    "evaluate": ("evaluate", "calibrate"),
+    "ablate": ("ablate",),
+    "certs": ("certs",),
+    "audit": ("audit",),
+    "notify": ("notify",),
+    "console": ("console",),
+}
+"""Module of this package: the verbs that it adds."""
+
+
+def assemble(verb: str | None = None) -> typer.Typer:
+    """Return the command with the module of `verb` alone, or with all where it has none.
+
+    A node starts with five processes at once, and each needs one verb: to import all of them takes
+    two seconds.
+    """
+    app = typer.Typer(
+        name="m3lung",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        help=_HELP,
+        callback=_root,
+    )
+    found = [module for module, verbs in _VERBS.items() if verb in verbs]
+    for module in found or _VERBS:
+        import_module(f"dicom_node.cli.{module}").register(app)
+    return app
 
 
 def _version(wanted: bool) -> None:
@@ -65,7 +82,6 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
@@ -74,39 +90,10 @@ def _root(
     """Hold the options of the bare command."""
 
 
-for verbs in (
-    serve,
-    run,
-    metrics,
-    analyze,
-    demo,
-    worklist,
-    check,
-    simulate_pacs,
-    support_bundle,
-    backup,
-):
-    verbs.register(app)
-app.command(rich_help_panel="Administration")(echo.echo)
-app.add_typer(peers.app, name="peers")
-app.add_typer(rules.app, name="rules")
-app.add_typer(config.app, name="config")
-app.add_typer(bundle.app, name="bundle")
-TRAINING = "Train"
-for group, name in ((phantom.app, "phantom"), (cohort.app, "cohort"), (train.app, "train")):
-    app.add_typer(group, name=name, rich_help_panel=TRAINING)
-for verbs in (evaluate, ablate):
-    verbs.register(app)
-app.add_typer(certs.app, name="certs")
-app.add_typer(audit.app, name="audit")
-app.add_typer(notify.app, name="notify")
-app.add_typer(console.app, name="console", rich_help_panel="Use")
-
-
 def main() -> None:
     """Run the command line."""
     try:
-        app()
+        assemble(sys.argv[1] if len(sys.argv) > 1 else None)()
     except ConfigurationError as error:
         complain(error)
         sys.exit(EXIT_USAGE)

@@ -23,7 +23,7 @@ from dicom_node.cli.terminal import (
 )
 from dicom_node.errors import ConfigurationError
 
-__all__ = ["app"]
+__all__ = ["app", "register"]
 
 app = typer.Typer(
     name="audit",
@@ -157,3 +157,8 @@ def _table(found: deque[dict[str, Any]]) -> Table:
         )
         table.add_row(*(Text(cell) for cell in cells))
     return table
+
+
+def register(root: typer.Typer) -> None:
+    """Add the verbs to `root`."""
+    root.add_typer(app, name="audit")

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from dicom_node.cli.terminal import EXIT_USAGE, JsonOption, complain, out, print_json
 
-__all__ = ["app"]
+__all__ = ["app", "register"]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -247,3 +247,8 @@ def show(folder: BundleArgument, json: JsonOption = False) -> None:
         table.add_row(name, str(value))
     out.print(table)
     out.print("All digests are right.")
+
+
+def register(root: typer.Typer) -> None:
+    """Add the verbs to `root`."""
+    root.add_typer(app, name="bundle")

@@ -18,7 +18,7 @@ from dicom_node.tls.certificates import (
     read_certificates,
 )
 
-__all__ = ["app"]
+__all__ = ["app", "register"]
 
 app = typer.Typer(
     name="certs",
@@ -107,3 +107,8 @@ def _say(path: Path, certificate: Certificate) -> None:
         f"  sha256   {certificate.sha256}",
     ):
         out.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def register(root: typer.Typer) -> None:
+    """Add the verbs to `root`."""
+    root.add_typer(app, name="certs")

@@ -24,7 +24,7 @@ from dicom_node.cli.terminal import (
 if TYPE_CHECKING:
     from training.cohort import Cohort, Split
 
-__all__ = ["app"]
+__all__ = ["app", "register"]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -226,3 +226,8 @@ def _split_table(cohort: Cohort, split: Split) -> Table:
 def _usage(words: str) -> None:
     complain(words)
     raise typer.Exit(EXIT_USAGE)
+
+
+def register(root: typer.Typer) -> None:
+    """Add the verbs to `root`."""
+    root.add_typer(app, name="cohort", rich_help_panel="Train")

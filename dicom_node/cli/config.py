@@ -27,7 +27,7 @@ from dicom_node.configuration import (
 from dicom_node.errors import ConfigurationError
 from dicom_node.settings import find_config, load_settings
 
-__all__ = ["app"]
+__all__ = ["app", "register"]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -183,3 +183,8 @@ def _when(version: Version) -> str:
     if version.at is None:
         return "-"
     return f"{datetime.fromtimestamp(version.at, UTC).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def register(root: typer.Typer) -> None:
+    """Add the verbs to `root`."""
+    root.add_typer(app, name="config")

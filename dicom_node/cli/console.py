@@ -17,7 +17,7 @@ from dicom_node.ledger import Ledger, open_ledger
 from dicom_node.ledger.console_users import ConsoleRole, ConsoleUsers
 from dicom_node.settings import NodeSettings
 
-__all__ = ["app"]
+__all__ = ["app", "register"]
 
 app = typer.Typer(
     name="console",
@@ -187,3 +187,8 @@ def _ledger(settings: NodeSettings) -> Ledger:
 
 def _record(settings: NodeSettings, words: str) -> None:
     Auditor(settings, "command").user_did(words)
+
+
+def register(root: typer.Typer) -> None:
+    """Add the verbs to `root`."""
+    root.add_typer(app, name="console", rich_help_panel="Use")

@@ -64,3 +64,8 @@ def _peer(settings: NodeSettings, target: str, aet: str, *, tls: bool) -> Peer:
         message = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise ConfigurationError(f"aet: {message}") from error
     return Peer(name="target", ae_title=ae_title, host=host.strip("[]"), port=int(port), tls=tls)
+
+
+def register(root: typer.Typer) -> None:
+    """Add the verb to `root`."""
+    root.command(rich_help_panel="Administration")(echo)

@@ -18,7 +18,7 @@ from dicom_node.cli.terminal import (
 )
 from dicom_node.errors import ConfigurationError
 
-__all__ = ["app"]
+__all__ = ["app", "register"]
 
 app = typer.Typer(no_args_is_help=True, help="Messages to people: e-mail and webhook.")
 
@@ -64,3 +64,8 @@ def try_channels(json: JsonOption = False, config: ConfigOption = None) -> None:
         print_json(found)
     if not all(one["ok"] for one in found):
         raise typer.Exit(EXIT_UNHEALTHY)
+
+
+def register(root: typer.Typer) -> None:
+    """Add the verbs to `root`."""
+    root.add_typer(app, name="notify")

@@ -21,7 +21,7 @@ from dicom_node.errors import ConfigurationError
 from dicom_node.peers_document import PeersDocument, peer_from
 from dicom_node.settings import Peer, PeerRole, load_settings
 
-__all__ = ["app"]
+__all__ = ["app", "register"]
 
 app = typer.Typer(
     name="peers",
@@ -301,3 +301,8 @@ def _steps_table(peer: Peer, steps: list[Step]) -> Table:
         style = _STYLES[step.result]
         table.add_row(step.name, f"[{style}]{step.result}[/]", escape(step.words))
     return table
+
+
+def register(root: typer.Typer) -> None:
+    """Add the verbs to `root`."""
+    root.add_typer(app, name="peers")

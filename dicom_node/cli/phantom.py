@@ -10,7 +10,7 @@ import typer
 
 from dicom_node.cli.terminal import EXIT_USAGE, complain, out, progress_bar
 
-__all__ = ["app"]
+__all__ = ["app", "register"]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -110,3 +110,8 @@ def cohort(
         complain(error)
         raise typer.Exit(EXIT_USAGE) from error
     out.print(f"cohort listed in {table}", markup=False)
+
+
+def register(root: typer.Typer) -> None:
+    """Add the verbs to `root`."""
+    root.add_typer(app, name="phantom", rich_help_panel="Train")

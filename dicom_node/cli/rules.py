@@ -15,7 +15,7 @@ from dicom_node.ledger import open_ledger
 from dicom_node.rule_trial import Trial, try_rules
 from dicom_node.selection.rules import action_in_words, conditions_in_words
 
-__all__ = ["app"]
+__all__ = ["app", "register"]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -79,3 +79,8 @@ def _table(trials: list[Trial]) -> Table:
             Text("\n".join(f"{item.rule}: {item.words}" for item in trial.judgement.misses)),
         )
     return table
+
+
+def register(root: typer.Typer) -> None:
+    """Add the verbs to `root`."""
+    root.add_typer(app, name="rules")

@@ -39,7 +39,7 @@ from dicom_node.cli.training_options import (
 if TYPE_CHECKING:
     from training.recipe import JointRecipe, PatientRecipe, SliceRecipe
 
-__all__ = ["app"]
+__all__ = ["app", "register"]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -281,3 +281,8 @@ def joint(
 
 app.command("m2unet")(m2unet)
 app.command("jcs")(jcs)
+
+
+def register(root: typer.Typer) -> None:
+    """Add the verbs to `root`."""
+    root.add_typer(app, name="train", rich_help_panel="Train")

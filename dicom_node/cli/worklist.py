@@ -25,9 +25,7 @@ from dicom_node.completion import ClosingReason
 from dicom_node.errors import ConfigurationError
 from dicom_node.ledger import Ledger, open_ledger
 from dicom_node.ledger.worklist import SeriesStatus
-from dicom_node.retention import purge as remove
 from dicom_node.settings import DEFAULT_RULE
-from dicom_node.spool import Spool
 from dicom_node.status_words import Hour, in_words, this_hour
 
 __all__ = ["register"]
@@ -125,6 +123,11 @@ def purge(
             count, size = len(items), sum(item.size_bytes for item in items)
             studies: list[str] = []
         else:
+            from dicom_node.retention import (
+                purge as remove,  # with pydicom, which `status` needs not
+            )
+            from dicom_node.spool import Spool
+
             spool = Spool(source().spool_dir)
             purged = remove(ledger, spool, older_than_s=age_s, without_proof_s=unproven_s)
             count, size, studies = purged.instances, purged.size_bytes, sorted(purged.studies)

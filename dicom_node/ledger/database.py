@@ -12,20 +12,16 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from importlib import resources
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node.errors import LedgerError, LedgerGone, SchemaMismatch
+from dicom_node.errors import LedgerError, LedgerGone
 from dicom_node.ledger import tables
+from dicom_node.ledger.schema import bring_up_to_date, is_current
 
 __all__ = ["Database", "inserted_id", "rows_changed"]
 
@@ -131,26 +127,10 @@ class Database:
         """
         try:
             with self._one_migration_at_a_time() as connection:
-                script = ScriptDirectory.from_config(self._alembic())
-                present = MigrationContext.configure(connection).get_current_revision()
-                known = {revision.revision for revision in script.walk_revisions()}
-                if present is not None and present not in known:
-                    raise SchemaMismatch(
-                        f"the ledger has schema {present}, newer than this software knows; "
-                        "install the version that wrote it, or restore a backup"
-                    )
-                if present != script.get_current_head():
-                    config = self._alembic()
-                    config.attributes["connection"] = connection
-                    command.upgrade(config, "head")
+                if not is_current(connection):
+                    bring_up_to_date(connection)
         except (OSError, SQLAlchemyError) as error:
             raise LedgerError(f"the ledger cannot be opened: {error}") from error
-
-    def _alembic(self) -> Config:
-        config = Config()
-        folder = resources.files("dicom_node.ledger") / "migrations"
-        config.set_main_option("script_location", str(folder))
-        return config
 
     @contextlib.contextmanager
     def _one_migration_at_a_time(self) -> Iterator[sa.Connection]:

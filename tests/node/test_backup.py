@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from dicom_node.audit import records
 from dicom_node.backup import Images, check, restore, save
-from dicom_node.cli.app import app
+from dicom_node.cli.app import assemble
 from dicom_node.errors import BackupUnusable, ConfigurationError, SchemaMismatch
 from dicom_node.ledger import Ledger, open_ledger, tables
 from dicom_node.ledger.database import Database
@@ -200,7 +200,7 @@ def test_a_file_that_is_lost_is_told(settings: NodeSettings, tmp_path: Path) -> 
 
 
 def _run(*words: object) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
+    return CliRunner().invoke(assemble(), [str(word) for word in words])
 
 
 def test_at_the_command_line(settings: NodeSettings, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
 from dicom_node.domain import ObjectKind, Receipt, StoredInstance
 from dicom_node.errors import (
@@ -23,6 +24,7 @@ from dicom_node.errors import (
 from dicom_node.header import InstanceHeader
 from dicom_node.ledger import Arrival, Database, Ledger, NewObject, open_ledger, tables
 from dicom_node.ledger.leases import owner_is_gone, this_owner
+from dicom_node.ledger.schema import HEAD, alembic_config
 from dicom_node.ledger.states import AnalysisEvent, DeliveryEvent
 from dicom_node.settings import SupersedePolicy
 
@@ -463,10 +465,14 @@ def test_series_without_images_are_known_after_the_upgrade(url: str) -> None:
         assert compare_metadata(context, tables.metadata) == []
 
 
+def test_the_schema_that_the_code_asks_for_is_the_newest() -> None:
+    assert ScriptDirectory.from_config(alembic_config()).get_current_head() == HEAD
+
+
 def _as_of_0002(url: str, series: dict[str, list[float | None]]) -> None:
     """Make a ledger as that version left it: {series: when each of its instances was purged}."""
     database = Database(url)
-    config = database._alembic()
+    config = alembic_config()
     with database._one_migration_at_a_time() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "0002")

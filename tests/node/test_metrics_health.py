@@ -212,7 +212,7 @@ def test_the_exporter_serves_and_ends(tmp_path: Path) -> None:
 def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
-    from dicom_node.cli.app import app
+    from dicom_node.cli.app import assemble
     from dicom_node.errors import ConfigurationError
 
     with socket.socket() as taken:
@@ -221,6 +221,6 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
         config = tmp_path / "node.toml"
         config.write_text('state_dir = "state"\nlog_level = "error"\n')
         options = ["metrics", "--port", str(taken.getsockname()[1]), "--config", str(config)]
-        done = CliRunner().invoke(app, options)
+        done = CliRunner().invoke(assemble(), options)
     assert isinstance(done.exception, ConfigurationError)
     assert "metrics: 127.0.0.1" in str(done.exception)

@@ -29,7 +29,7 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, LoginPassword
 from typer.testing import CliRunner
 
-from dicom_node.cli.app import app as m3lung
+from dicom_node.cli.app import assemble
 from dicom_node.errors import ConfigurationError
 from dicom_node.ledger import Ledger, open_ledger, tables
 from dicom_node.ledger.shipments import BreakerRow
@@ -505,7 +505,7 @@ def papers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def notify_test(folder: Path, **sections: dict[str, Any]) -> tuple[int, list[dict[str, Any]]]:
     config = write_config(folder, **sections)
-    done = CliRunner().invoke(m3lung, ["notify", "test", "--json", "--config", str(config)])
+    done = CliRunner().invoke(assemble(), ["notify", "test", "--json", "--config", str(config)])
     return done.exit_code, json.loads(done.stdout)
 
 
@@ -595,7 +595,7 @@ def test_who_is_refused_costs_the_others_nothing(
 
 def test_without_a_channel_there_is_nothing_to_test(tmp_path: Path) -> None:
     config = write_config(tmp_path)
-    done = CliRunner().invoke(m3lung, ["notify", "test", "--config", str(config)])
+    done = CliRunner().invoke(assemble(), ["notify", "test", "--config", str(config)])
     assert isinstance(done.exception, ConfigurationError)
 
 

@@ -18,6 +18,7 @@ from dicom_node.domain import ObjectKind, StoredInstance
 from dicom_node.header import InstanceHeader
 from dicom_node.ledger import Arrival, Database, Ledger, NewObject, Plan, open_ledger, tables
 from dicom_node.ledger.leases import this_owner
+from dicom_node.ledger.schema import alembic_config
 from dicom_node.ledger.worklist import SeriesStatus
 from dicom_node.reconciler import Reconciler
 from dicom_node.rule_trial import try_rules
@@ -463,7 +464,7 @@ def test_kernel_and_thickness_are_those_of_most_images(ledger: Ledger) -> None:
 
 def test_waiting_work_keeps_its_order_after_the_upgrade(url: str, clock: Clock) -> None:
     database = Database(url)
-    config = database._alembic()
+    config = alembic_config()
     with database._one_migration_at_a_time() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "0012")

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dicom_node.audit import records
-from dicom_node.cli.app import app
+from dicom_node.cli.app import assemble
 from dicom_node.errors import ConfigurationError
 from dicom_node.ledger import open_ledger
 from dicom_node.logs import pseudonym
@@ -38,7 +38,7 @@ def node(tmp_path: Path) -> ListeningNode:
 
 def bundle(node: ListeningNode, target: Path, *more: str) -> dict[str, str]:
     words = ["support-bundle", "--out", str(target), "--config", str(node.config), *more]
-    done = CliRunner().invoke(app, words)
+    done = CliRunner().invoke(assemble(), words)
     assert done.exit_code == 0, (done.output, done.exception)
     with zipfile.ZipFile(target) as file:
         return {name: file.read(name).decode() for name in file.namelist()}
@@ -83,7 +83,7 @@ def test_what_was_left_out_is_told(node: ListeningNode, tmp_path: Path) -> None:
     with node.log.open("a") as file:
         file.write("CANARY-4711\n")
     words = ["--out", str(tmp_path / "b.zip"), "--log", str(node.log)]
-    done = CliRunner().invoke(app, ["support-bundle", *words, "--config", str(node.config)])
+    done = CliRunner().invoke(assemble(), ["support-bundle", *words, "--config", str(node.config)])
     assert "1 identifiers of patients were found" in " ".join(done.output.split())
 
 
@@ -116,6 +116,6 @@ def test_a_broken_ledger_is_told_and_the_rest_is_packed(
 def test_nothing_is_overwritten(node: ListeningNode, tmp_path: Path) -> None:
     (tmp_path / "b.zip").write_text("mine")
     words = ["support-bundle", "--out", str(tmp_path / "b.zip"), "--config", str(node.config)]
-    done = CliRunner().invoke(app, words)
+    done = CliRunner().invoke(assemble(), words)
     assert isinstance(done.exception, ConfigurationError)
     assert (tmp_path / "b.zip").read_text() == "mine"

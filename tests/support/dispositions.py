@@ -24,7 +24,7 @@ import pytest
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from typer.testing import CliRunner
 
-from dicom_node.cli.app import app
+from dicom_node.cli.app import assemble
 from dicom_node.reception.sop_classes import DECODABLE_TRANSFER_SYNTAXES
 from dicom_node.worker import model
 from inference.analyzer import Analyzer
@@ -139,7 +139,7 @@ def _analyze(path: Path, out: Path, bundle: Path) -> str:
         f'state_dir = "{out.parent / "state"}"\n[analysis]\nthreads = 1\ndecoders = 1\n'
     )
     command = ["analyze", str(path), "--out", str(out), "--bundle", str(bundle), "--slice-level"]
-    done = CliRunner().invoke(app, [*command, "--config", str(config)])
+    done = CliRunner().invoke(assemble(), [*command, "--config", str(config)])
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         return f"CRASH {type(done.exception).__name__}"
     result = out / "result.json"

@@ -18,9 +18,9 @@ __all__ = ["CRASH_POINTS", "crash_point"]
 CRASH_POINTS: Mapping[str, str] = {
     "listener.after_open": "an empty temporary file",
     "listener.after_write": "a whole file, not synced, without its name",
-    "listener.after_fsync": "… synced",
-    "listener.after_rename": "… under its name, which is not durable",
-    "listener.before_commit": "… durable, the ledger knows nothing",
+    "listener.after_rename": "… under its name, neither durable",
+    "listener.after_fsync": "… synced, the name not durable",
+    "listener.before_commit": "… durable, its row in the ledger not committed",
     "listener.after_commit": "everything durable, no answer decided",
     "listener.before_response": "the answer decided, not sent",
     "listener.in_report": "a commitment report read, not recorded",

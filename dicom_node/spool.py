@@ -3,12 +3,14 @@
 ::
 
     <root>/incoming/<random>.part        being received; worthless after a crash
-    <root>/instances/ab/ab34….dcm        complete, synced, named by the digest of the content
+    <root>/instances/ab/ab34….dcm        complete, named by the digest of the content
 
-A file gets its name only after its bytes are on the disk: temporary file, write, fsync, rename,
-directory fsync. No name is ever made from anything that a peer sent, so no peer can reach
-outside the spool. The files are DICOM files (PS3.10 §7.1) whose dataset is, byte for byte, what
-came over the network.
+A new file gets its name first; then its bytes and its name are made durable, which on most file
+systems is one commit of their journal. Until then nothing refers to it: the ledger's row comes
+after. A file that is there already may be referred to: over it, bytes are synced first.
+
+No name is ever made from anything that a peer sent, so no peer can reach outside the spool. The
+files are DICOM files (PS3.10 §7.1) whose dataset is, byte for byte, what came over the network.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import re
 import secrets
 import struct
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -36,6 +38,7 @@ from dicom_node.domain import (
     StoredInstance,
 )
 from dicom_node.errors import OutOfResources
+from dicom_node.rename import rename_to_new
 
 __all__ = ["IncomingFile", "Spool", "SpoolFile", "content_digest"]
 
@@ -174,17 +177,6 @@ class Spool:
             transfer_syntax_uid=transfer_syntax_uid,
         )
 
-    def sync_directories(self, stored: Iterable[StoredInstance]) -> None:
-        """Make the names of `stored` durable: one fsync per directory, however many files.
-
-        Raises
-        ------
-        OutOfResources
-        """
-        with _disk_errors():
-            for directory in {(self.root / instance.path).parent for instance in stored}:
-                _sync_directory(directory)
-
     def path_of(self, digest: str) -> Path:
         """Return where the instance of this digest lies (or would lie).
 
@@ -306,6 +298,7 @@ class IncomingFile:
         prefix = _part10_prefix(sop_class_uid, sop_instance_uid, transfer_syntax_uid)
         self.dataset_offset = len(prefix)
         self.size_bytes = 0
+        self._kept: Path | None = None
         self._fd = -1
         with _disk_errors():
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -342,7 +335,7 @@ class IncomingFile:
         return self._fd
 
     def keep(self) -> StoredInstance:
-        """Sync the file and give it its name; the name is durable after `sync_directories`.
+        """Give the file its name; both are durable after :meth:`make_durable`.
 
         Raises
         ------
@@ -351,21 +344,38 @@ class IncomingFile:
         crash_point("listener.after_write")
         digest = self._hash.hexdigest()
         relative = self._spool.relative_path_of(digest)
+        target = self._spool.root / relative
+        with _disk_errors():
+            if not rename_to_new(self._temporary, target):
+                # Its content is the same by name, and this one is whole for certain; but it may
+                # be acknowledged, and must survive a power cut before the sync of the new one.
+                os.fsync(self._fd)
+                self._temporary.rename(target)
+        self._kept = target
+        crash_point("listener.after_rename")
+        return StoredInstance(digest=digest, path=relative, size_bytes=self.size_bytes)
+
+    def make_durable(self) -> None:
+        """Return when the kept file and its name are on the disk.
+
+        Raises
+        ------
+        OutOfResources
+        """
+        if self._kept is None:
+            raise ValueError("the file has no name yet")
         with _disk_errors():
             os.fsync(self._fd)
             crash_point("listener.after_fsync")
-            # Over an existing file, too: its content is the same by name, and whole for certain.
-            self._temporary.rename(self._spool.root / relative)
-        crash_point("listener.after_rename")
-        self._close()
-        return StoredInstance(digest=digest, path=relative, size_bytes=self.size_bytes)
+            _sync_directory(self._kept.parent)
 
     def discard(self) -> None:
-        """Forget the file; harmless after `keep`."""
+        """Close the file, and forget it where it was not kept."""
         if self._fd >= 0:
             self._close()
-            with contextlib.suppress(OSError):
-                self._temporary.unlink()
+            if self._kept is None:
+                with contextlib.suppress(OSError):
+                    self._temporary.unlink()
 
     def _close(self) -> None:
         descriptor, self._fd = self._fd, -1

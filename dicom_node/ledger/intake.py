@@ -80,6 +80,10 @@ def _always(_stored: StoredInstance) -> bool:
     return True
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class Arrival:
     """One received instance, durable in the spool, not yet in the ledger."""
@@ -136,6 +140,7 @@ class Intake:
         arrivals: Sequence[Arrival],
         *,
         is_kept: Callable[[StoredInstance], bool] = _always,
+        before_commit: Callable[[], None] = _nothing,
     ) -> list[Receipt]:
         """Record a batch of arrivals in one durable transaction.
 
@@ -146,6 +151,8 @@ class Intake:
         is_kept : callable
             Whether the spool holds the file. Asked of an instance that is marked as removed, with
             its series locked: who removes files holds the same lock.
+        before_commit : callable
+            Runs when everything is written but the commit; what it raises ends the transaction.
 
         Returns
         -------
@@ -162,7 +169,9 @@ class Intake:
         for attempt in range(3):
             try:
                 with self._database.write() as connection:
-                    return self._record(connection, arrivals, is_kept)
+                    receipts = self._record(connection, arrivals, is_kept)
+                    before_commit()
+                    return receipts
             except IntegrityError:
                 # Another listener took the same SOP Instance UID in between: look again.
                 if attempt == 2:

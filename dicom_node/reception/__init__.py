@@ -8,6 +8,7 @@ Read in the order of an instance::
     sop_classes      what is kept, what is taken and thrown away
     kept             from its first byte to its durable receipt
     session          what came of one association or request
+    flusher          the file on the disk
     group_commit     one commit for all who wait
     intake           what is needed of the ledger
     status           what is answered: status by exception

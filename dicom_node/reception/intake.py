@@ -25,10 +25,15 @@ class Intake(Protocol):
         ...
 
     def record_instances(
-        self, arrivals: Sequence[Arrival], *, is_kept: Callable[[StoredInstance], bool]
+        self,
+        arrivals: Sequence[Arrival],
+        *,
+        is_kept: Callable[[StoredInstance], bool],
+        before_commit: Callable[[], None],
     ) -> list[Receipt]:
         """Record a batch in one durable transaction; one receipt per arrival, in order.
 
-        `is_kept` says whether the spool holds what retention had removed once.
+        `is_kept` says whether the spool holds what retention had removed once. `before_commit`
+        returns when the files are durable; what it raises ends the transaction.
         """
         ...

@@ -88,7 +88,9 @@ class KeptInstance:
         header = self._read_header()
         association_id = self._session.association_id
         stored = self._file.keep()
-        receipt = self._session.commit(Arrival(association_id, header, stored))
+        receipt = self._session.commit(
+            Arrival(association_id, header, stored), self._file.make_durable
+        )
         self._session.note_transfer(header)
         if receipt is Receipt.OWN_OUTPUT:
             # One of our own results came back: nothing in the ledger refers to this copy.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dicom_node.audit import Transfer
@@ -64,9 +65,9 @@ class ReceptionSession:
             self._association_id = self.reception.intake.open_association(**self._who)
         return self._association_id
 
-    def commit(self, arrival: Arrival) -> Receipt:
-        """Make an arrival durable, with whatever others bring now."""
-        return self.reception.group_commit.commit(arrival)
+    def commit(self, arrival: Arrival, make_durable: Callable[[], None]) -> Receipt:
+        """Make an arrival and its file durable, with whatever others bring now."""
+        return self.reception.group_commit.commit(arrival, make_durable)
 
     def note_answer(self, outcome: str, status: int) -> None:
         """Count what was answered to an instance."""

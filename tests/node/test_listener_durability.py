@@ -310,6 +310,10 @@ def arrival(number: int) -> Arrival:
     return Arrival(1, header, StoredInstance(digest, Path("instances", "00", digest), 1))
 
 
+def at_once() -> None:
+    """Make a file durable on a disk that takes no time."""
+
+
 class SlowIntake:
     """Takes batches and refuses those that hold a poisoned arrival, as a database would."""
 
@@ -325,12 +329,17 @@ class SlowIntake:
         pass
 
     def record_instances(
-        self, arrivals: Sequence[Arrival], *, is_kept: Callable[[StoredInstance], bool]
+        self,
+        arrivals: Sequence[Arrival],
+        *,
+        is_kept: Callable[[StoredInstance], bool],
+        before_commit: Callable[[], None],
     ) -> list[Receipt]:
         time.sleep(0.05)
         uids = [one.header.sop_instance_uid for one in arrivals]
         if "1.2.13" in uids:
             raise OperationalError("insert", None, Exception("poisoned"))
+        before_commit()
         self.batches.append(uids)
         return [Receipt.STORED] * len(arrivals)
 
@@ -344,7 +353,7 @@ def test_those_who_wait_share_one_commit_and_a_bad_one_fails_alone(tmp_path: Pat
 
     def one(number: int) -> None:
         try:
-            outcomes[number] = commit.commit(arrival(number))
+            outcomes[number] = commit.commit(arrival(number), at_once)
         except OperationalError as error:
             outcomes[number] = error
 
@@ -366,13 +375,18 @@ class MoodyIntake(SlowIntake):
     """A database that is quick, and refuses a batch or a single one now and then."""
 
     def record_instances(
-        self, arrivals: Sequence[Arrival], *, is_kept: Callable[[StoredInstance], bool]
+        self,
+        arrivals: Sequence[Arrival],
+        *,
+        is_kept: Callable[[StoredInstance], bool],
+        before_commit: Callable[[], None],
     ) -> list[Receipt]:
         number = int(arrivals[0].header.sop_instance_uid.rsplit(".", 1)[1])
         if len(arrivals) > 1 and number % 7 == 0:
             raise OperationalError("insert", None, Exception("locked"))
         if number % 10 == 3:
             raise OperationalError("insert", None, Exception("poisoned"))
+        before_commit()
         self.batches.append([one.header.sop_instance_uid for one in arrivals])
         return [Receipt.STORED] * len(arrivals)
 
@@ -387,7 +401,7 @@ def test_nobody_waits_for_ever_and_nobody_is_told_what_is_not_so(tmp_path: Path)
     def association(first: int) -> None:
         for number in range(first, first + 40):
             try:
-                told[number] = commit.commit(arrival(number)) is Receipt.STORED
+                told[number] = commit.commit(arrival(number), at_once) is Receipt.STORED
             except OperationalError:
                 told[number] = False
 
@@ -404,26 +418,71 @@ def test_nobody_waits_for_ever_and_nobody_is_told_what_is_not_so(tmp_path: Path)
     assert sorted(recorded) == sorted(f"1.2.{number}" for number, ok in told.items() if ok)
     assert 0 < sum(told.values()) < 640
     # The last one left nobody behind, and the next one finds its way.
-    assert commit.commit(arrival(1000)) is Receipt.STORED
+    assert commit.commit(arrival(1000), at_once) is Receipt.STORED
 
 
-def test_a_name_that_cannot_be_made_durable_is_not_recorded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("quick", [False, True], ids=["flush first", "flush beside"])
+def test_a_file_that_cannot_be_made_durable_is_not_recorded(tmp_path: Path, quick: bool) -> None:
     spool = Spool(tmp_path)
     spool.prepare()
     intake = SlowIntake()
     commit = GroupCommit(spool, intake)
 
-    def broken(descriptor: int) -> None:
-        raise OSError(5, "Input/output error")
+    def broken() -> None:
+        raise OutOfResources("EIO")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", broken)
-        with pytest.raises(OutOfResources, match="EIO"):
-            commit.commit(arrival(1))
+    if quick:  # the disk is known to be
+        assert commit.commit(arrival(0), at_once) is Receipt.STORED
+        intake.batches.clear()
+    with pytest.raises(OutOfResources, match="EIO"):
+        commit.commit(arrival(1), broken)
     assert intake.batches == []
-    assert commit.commit(arrival(2)) is Receipt.STORED
+    assert commit.commit(arrival(2), at_once) is Receipt.STORED
+
+
+class WatchedIntake(SlowIntake):
+    """Notes when its transactions began and ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open_s: list[float] = []
+
+    def record_instances(
+        self,
+        arrivals: Sequence[Arrival],
+        *,
+        is_kept: Callable[[StoredInstance], bool],
+        before_commit: Callable[[], None],
+    ) -> list[Receipt]:
+        began = time.monotonic()
+        try:
+            before_commit()
+        finally:
+            self.open_s.append(time.monotonic() - began)
+        return [Receipt.STORED] * len(arrivals)
+
+
+def test_no_transaction_stays_open_for_a_disk_that_has_become_slow(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.prepare()
+    intake = WatchedIntake()
+    commit = GroupCommit(spool, intake)
+    durable = threading.Event()
+
+    def slow() -> None:
+        time.sleep(1.0)
+        durable.set()
+
+    assert commit.commit(arrival(0), at_once) is Receipt.STORED
+    assert commit.commit(arrival(1), slow) is Receipt.STORED
+    assert durable.is_set()  # not acknowledged before
+    assert len(intake.open_s) == 3  # given up once, and taken up again when the file was durable
+    assert max(intake.open_s) < 0.5
+    # The disk is known to be slow now: the flush comes before the transaction.
+    durable.clear()
+    assert commit.commit(arrival(2), slow) is Receipt.STORED
+    assert durable.is_set()
+    assert len(intake.open_s) == 4
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ from dicom_node.header import InstanceHeader
 from dicom_node.ledger import Arrival, Ledger, NewObject, open_ledger, tables
 from dicom_node.ledger.leases import this_owner
 from dicom_node.ledger.states import DeliveryState
-from dicom_node.reception.group_commit import GroupCommit
 from dicom_node.retention import Janitor, purge
 from dicom_node.settings import NodeSettings, RetentionSettings
 from dicom_node.spool import Spool
@@ -53,6 +52,7 @@ class Node:
         ) as file:
             file.write(memoryview(content))
             stored = file.keep()
+            file.make_durable()
         header = InstanceHeader(
             sop_instance_uid=uid,
             sop_class_uid=CTImageStorage,
@@ -63,7 +63,9 @@ class Node:
         association = self.ledger.intake.open_association(
             calling_ae="CT1", called_ae="M3LUNG", address="127.0.0.1"
         )
-        GroupCommit(self.spool, self.ledger.intake).commit(Arrival(association, header, stored))
+        self.ledger.intake.record_instances(
+            [Arrival(association, header, stored)], is_kept=lambda kept: kept.digest in self.spool
+        )
         self.ledger.intake.close_association(association, outcome="released", ignored={})
         return stored
 

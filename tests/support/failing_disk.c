@@ -118,6 +118,12 @@ int rename(const char *from, const char *to)
     return REAL(rename)(from, to);
 }
 
+int renameat2(int from_dir, const char *from, int to_dir, const char *to, unsigned flags)
+{
+    FAIL_IF(ordered("rename", to));
+    return REAL(renameat2)(from_dir, from, to_dir, to, flags);
+}
+
 int open64(const char *path, int flags, ...)
 {
     va_list more;

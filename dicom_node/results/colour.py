@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import cv2
@@ -12,9 +13,12 @@ from PIL import ImageCms
 __all__ = [
     "LUNG_WINDOW",
     "MOST_ALPHA",
+    "SCALE_LOGITS",
     "blended",
     "lesion_colours",
     "lung_window_grey",
+    "scale_colours",
+    "scale_value",
     "srgb_profile",
 ]
 
@@ -22,8 +26,12 @@ LUNG_WINDOW = (-600.0, 1500.0)
 """Centre and width in HU."""
 
 MOST_ALPHA = 0.4
-"""Opacity of the colour at map value 1: the lung below stays readable."""
+"""Opacity of the colour at the scale's end: the lung below stays readable."""
 
+SCALE_LOGITS = 4.0
+"""How far the colour scale reaches above the threshold: to odds e⁴ = 55 times as high."""
+
+_FIRST_COLOUR = 0.3  # of plasma, at the threshold: violet that can be told from dark lung
 _LEAST_ALPHA = 0.22  # at the threshold: a border that can be seen
 _LOWEST_HU, _HIGHEST_HU = -1024, 3071
 
@@ -40,6 +48,44 @@ def lesion_colours() -> NDArray[np.uint8]:
     ramp = np.arange(256, dtype=np.uint8)
     table = cv2.applyColorMap(ramp, cv2.COLORMAP_PLASMA).reshape(256, 3)  # BGR
     return np.ascontiguousarray(table[:, ::-1], dtype=np.uint8)
+
+
+@lru_cache(maxsize=1)
+def scale_colours() -> NDArray[np.uint8]:
+    """Return the colours of the location map, from its threshold to the end of the scale.
+
+    The scale is one of log-odds: the best threshold of a network may lie close to 1, and on a scale
+    of probabilities everything above it would have one colour. It is the same for every slice and
+    every patient that a model reads.
+
+    Returns
+    -------
+    ndarray of uint8, shape (256, 3)
+        RGB; row 0 is the threshold, row 255 is :func:`scale_value` of 1.
+    """
+    rows = np.linspace(_FIRST_COLOUR * 255, 255, 256).round().astype(np.intp)
+    return lesion_colours()[rows]
+
+
+def scale_value(position: float, threshold: float) -> float:
+    """Map value at a place of the colour scale.
+
+    Parameters
+    ----------
+    position : float
+        0 at the threshold, 1 at the end.
+    threshold : float
+        Of the lesion map, in (0, 1).
+    """
+    odds = threshold / (1 - threshold) * math.exp(SCALE_LOGITS * position)
+    return odds / (1 + odds)
+
+
+def _scale_position(value: NDArray[np.float32], threshold: float) -> NDArray[np.float32]:
+    """Inverse of :func:`scale_value`, cut off at both ends."""
+    inside = np.clip(value, 1e-7, 1 - 1e-7, dtype=np.float64)
+    logits = np.log(inside / (1 - inside)) - math.log(threshold / (1 - threshold))
+    return np.clip(logits / SCALE_LOGITS, 0, 1).astype(np.float32)
 
 
 @lru_cache(maxsize=1)
@@ -68,7 +114,7 @@ def blended(
     ----------
     hu : ndarray of int16, shape (rows, columns)
     lesion_map : ndarray of float16, shape (rows, columns)
-        In [0, 1], fixed scale.
+        In [0, 1].
     visible : ndarray of bool, shape (rows, columns)
         Where the colour is shown; everywhere else the picture is the CT alone.
     threshold : float
@@ -81,11 +127,9 @@ def blended(
     """
     grey = lung_window_grey(hu)
     rgb = np.repeat(grey[:, :, None], 3, axis=2)
-    value = np.clip(lesion_map[visible].astype(np.float32), 0, 1)  # (shown pixels,)
-    span = max(1.0 - threshold, 1e-6)
-    rise = np.clip((value - threshold) / span, 0, 1)
-    alpha = (_LEAST_ALPHA + (MOST_ALPHA - _LEAST_ALPHA) * rise)[:, None]
-    colour = lesion_colours()[np.rint(value * 255).astype(np.intp)].astype(np.float32)
+    place = _scale_position(lesion_map[visible].astype(np.float32), threshold)  # (shown pixels,)
+    alpha = (_LEAST_ALPHA + (MOST_ALPHA - _LEAST_ALPHA) * place)[:, None]
+    colour = scale_colours()[np.rint(place * 255).astype(np.intp)].astype(np.float32)
     below = grey[visible].astype(np.float32)[:, None]
     rgb[visible] = np.rint(below + alpha * (colour - below)).astype(np.uint8)
     return rgb

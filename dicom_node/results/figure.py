@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dicom_node.results.colour import lesion_colours, lung_window_grey
+from dicom_node.results.colour import lung_window_grey, scale_colours, scale_value
 from dicom_node.results.overlay_picture import OverlayPainter
 from dicom_node.results.page import ACCENT, AMBER, CARD, DIM, INK, LINE, MARGIN, Page
 from dicom_node.results.result_set import ResultSet
@@ -151,13 +151,12 @@ def _draw_end(page: Page, top: int, findings: Findings, note: str) -> None:
 
 
 def _draw_scale(page: Page, left: int, top: int, threshold: float) -> None:
-    """Fixed scale 0..1; hollow below the threshold, as the map is clear there."""
+    """From the threshold, where the colour begins, to the end of the scale."""
     width, height = 256, 12
-    ramp = np.repeat(lesion_colours()[None], height, axis=0)
-    start = round(threshold * width)
-    page.paste(ramp[:, start:], left + start, top, width - start, height)
+    page.paste(np.repeat(scale_colours()[None], height, axis=0), left, top, width, height)
     page.draw.rectangle((left, top, left + width, top + height), outline=DIM)
-    # A threshold near 1 leaves no room for both.
-    for value in (0.0, threshold, 1.0) if threshold < 0.8 else (0.0, threshold):
-        page.text(left + round(value * width), top + 16, f"{value:.2g}", 14, DIM, anchor="ma")
+    for position in (0.0, 0.5, 1.0):
+        value = scale_value(position, threshold)
+        words = f"{value:.2f}" if value < 0.99 else f"{value:.3f}"
+        page.text(left + round(position * width), top + 16, words, 14, DIM, anchor="ma")
     page.text(left + width + 16, top - 3, "lesion probability", 14, DIM)

@@ -55,7 +55,8 @@ def build_overlay(
         dataset,
         painter.paint(index),
         results,
-        f"Lung window with {kind} map above {threshold:g} (fixed scale 0 to 1). "
+        f"Lung window with {kind} map above {threshold:g} (colours by log-odds, for every patient "
+        f"the same). "
         f"{results.model_words}. {results.options.banner}. {results.training_words}".strip(),
     )
     dataset.SourceImageSequence = [source_image_item(reference)]

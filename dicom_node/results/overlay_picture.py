@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from dicom_node.results.colour import blended, lesion_colours
+from dicom_node.results.colour import blended, scale_colours, scale_value
 from dicom_node.results.layout import Anchor, Block, Box, Placed, clear_of, free_place, place_blocks
 from dicom_node.results.result_set import ResultSet
 from dicom_node.results.segmentation import lesion_mask
@@ -152,31 +152,29 @@ class OverlayPainter:
     # -- the colour bar -----------------------------------------------------------------------
 
     def _bar_width(self) -> int:
-        return self._strip_width() + 4 + text_width("0.0", self._size - 2)
+        return self._strip_width() + 4 + text_width("0.000", self._size - 2)
 
     def _strip_width(self) -> int:
         return max(self._size // 2, 4)
 
     def _draw_bar(self, picture: Image.Image, draw: ImageDraw.ImageDraw, box: Box) -> None:
-        """Fixed scale 0..1; below the threshold the strip is hollow, as the map is clear there."""
+        """From the threshold, where the colour begins, to the end of the scale."""
         size = self._size - 2
         strip = self._strip_width()
         top, bottom = box.top + size // 2, box.bottom - size // 2  # room for the outer labels
         height = bottom - top
         left = box.right - strip
-        values = np.linspace(255, 0, height).round().astype(np.intp)
-        colours = np.repeat(lesion_colours()[values][:, None, :], strip, axis=1)
-        threshold = self._findings.model.lesion_threshold
-        shown = max(round((1 - threshold) * height), 1)
-        picture.paste(Image.fromarray(colours[:shown]), (left, top))
+        rows = np.linspace(255, 0, height).round().astype(np.intp)
+        colours = np.repeat(scale_colours()[rows][:, None, :], strip, axis=1)
+        picture.paste(Image.fromarray(colours), (left, top))
         draw.rectangle((left, top, left + strip - 1, bottom), outline=TEXT_COLOUR)
-        # A threshold near 1 leaves no room for both.
-        crowded = shown < size + 2
-        for value in (threshold, 0.0) if crowded else (1.0, threshold, 0.0):
-            row = top + round((1 - value) * height)
+        threshold = self._findings.model.lesion_threshold
+        for position in (1.0, 0.5, 0.0):
+            value = scale_value(position, threshold)
+            row = top + round((1 - position) * height)
             draw.text(
                 (left - 4, row),
-                f"{value:.1f}" if value in (0.0, 1.0) else f"{value:.2g}",
+                f"{value:.2f}" if value < 0.99 else f"{value:.3f}",
                 font=font(size),
                 fill=TEXT_COLOUR,
                 stroke_width=1,

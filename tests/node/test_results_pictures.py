@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 
 from dicom_node.results.colour import (
     MOST_ALPHA,
+    SCALE_LOGITS,
     blended,
     lesion_colours,
     lung_window_grey,
+    scale_colours,
+    scale_value,
     srgb_profile,
 )
 from dicom_node.results.context import Completeness, ResultContext, ResultOptions
@@ -71,10 +74,39 @@ def test_blend_leaves_what_is_not_shown_untouched_and_is_never_opaque() -> None:
     rgb = blended(hu, lesion, visible, 0.5).astype(float)
     grey = lung_window_grey(hu).astype(float)[:, :, None]
     assert (rgb[~visible] == grey.repeat(3, 2)[~visible]).all()
-    colour = lesion_colours()[np.rint(lesion.astype(np.float32) * 255).astype(int)].astype(float)
-    change, most = np.abs(rgb - grey), MOST_ALPHA * np.abs(colour - grey)
-    assert (change[visible] <= most[visible] + 0.51).all()
-    assert change[visible].mean() > 5  # and it is seen
+    value = np.clip(lesion[visible].astype(float), 0, 1 - 1e-7)
+    place = np.clip(np.log(value / (1 - value)) / SCALE_LOGITS, 0, 1)
+    colour = scale_colours()[np.rint(place * 255).astype(int)].astype(float)
+    change = np.abs(rgb - grey)[visible]
+    assert (change <= MOST_ALPHA * np.abs(colour - grey[visible]) + 0.51 + 3 * MOST_ALPHA).all()
+    assert change.mean() > 5  # and it is seen
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.5, 0.956])
+def test_the_whole_scale_is_used_wherever_the_threshold_lies(threshold: float) -> None:
+    assert scale_value(0, threshold) == pytest.approx(threshold)
+    places = np.array([0, 0.5, 1], np.float32)
+    lesion = np.array([[scale_value(float(at), threshold) for at in places]], np.float32)
+    rgb = blended(
+        np.full((1, 3), -1024, np.int16),
+        lesion.astype(np.float64),
+        np.ones((1, 3), bool),
+        threshold,
+    ).astype(float)
+    grey = float(lung_window_grey(np.array([-1024], np.int16))[0])
+    for pixel, row in zip(rgb[0], (0, 128, 255), strict=True):
+        tint = pixel - grey
+        towards = scale_colours()[row].astype(float) - grey
+        cosine = tint @ towards / np.linalg.norm(tint) / np.linalg.norm(towards)
+        assert cosine > 0.999
+    assert np.linalg.norm(rgb[0, 2] - rgb[0, 0]) > 40
+
+
+def test_a_certain_place_has_the_last_colour() -> None:
+    ones = np.ones((1, 1), np.float16)
+    rgb = blended(np.full((1, 1), 3000, np.int16), ones, ones > 0, 0.956)[0, 0].astype(float)
+    wanted = 255 + MOST_ALPHA * (scale_colours()[-1].astype(float) - 255)
+    assert rgb == pytest.approx(wanted, abs=0.51)
 
 
 def test_profile_has_fixed_bytes_and_is_srgb() -> None:

@@ -75,12 +75,14 @@ def test_a_posted_series_comes_back_through_a_kill_in_mid_post(
     first, second = chest_series[:12], chest_series[12:]
     node.start("listen", "work", "deliver")  # nobody closes the series meanwhile
     assert node.post(first).status == 200
+    assert _port_answers(node)
 
     half = body_of([path.read_bytes() for path in second], end=False)
     with node.raw() as connection:
         connection.sendall(raw_request(half[: len(half) // 2], length=len(half)))
         node.wait_for(lambda: _received(node, uid) > len(first), "some more are durable", 60)
         node.kill("listen")
+    assert not _port_answers(node)
     held = _received(node, uid)
     assert len(first) < held < len(chest_series)
 
@@ -161,3 +163,10 @@ def _is_the_same(answer: Answer, fate: str, held: Container[str]) -> bool:
         return "context" in fate and not any(uid in held for uid in answer.stored)
     # No File Meta Information; a class or transfer syntax that no context was accepted for.
     return answer.status == 409 and reasons[0] in {0xC000, 0xC122, 0x0122, 0xA900}
+
+
+def _port_answers(node: WebNode) -> bool:
+    """Whether `m3lung check` finds the STOW-RS port open."""
+    findings = json.loads(node.m3lung("check", "--json").stdout)["findings"]
+    [ok] = [one["ok"] for one in findings if one["name"] == "STOW-RS"]
+    return bool(ok)

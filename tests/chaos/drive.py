@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import random
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -89,6 +90,8 @@ def _names(topology: Topology) -> str:
 def main() -> int:
     """Run the command line."""
     options = _options()
+    # Told to end, it ends what it started, as for Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     topology = TOPOLOGIES[options.topology]
     command = f"make chaos N={options.faults} SEED={options.seed} TOPOLOGY={options.topology}"
     if options.only:

@@ -19,7 +19,7 @@ from pydicom import dcmread
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
-from dicom_node.cli.app import app
+from dicom_node.cli.app import assemble
 from dicom_node.results.context import Completeness, ResultContext, ResultOptions
 from dicom_node.results.source import SourceSeries
 from dicom_node.results.writer import write_results
@@ -159,7 +159,7 @@ def _complaint(words: list[str], command: Any) -> str:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
 def test_commands_and_options_exist(document: Path) -> None:
-    root = typer.main.get_command(app)
+    root = typer.main.get_command(assemble())
     wrong = {
         line: complaint
         for line in _commands(document)
@@ -169,7 +169,7 @@ def test_commands_and_options_exist(document: Path) -> None:
 
 
 def test_commands_are_found_and_wrong_ones_are_noticed() -> None:
-    root = typer.main.get_command(app)
+    root = typer.main.get_command(assemble())
     assert len(_commands(ROOT / "docs" / "operations.md")) > 30
     assert _complaint(["peers", "add", "pacs", "--ae-title", "X"], root) == ""
     assert _complaint(["peers", "invent", "pacs"], root) == "no verb 'invent'"

@@ -5,11 +5,13 @@ States and their transitions are in :mod:`dicom_node.ledger.states`.
 
 from __future__ import annotations
 
+import datetime as dt
 import enum
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
@@ -18,9 +20,12 @@ __all__ = [
     "IMPLEMENTATION_VERSION_NAME",
     "AETitle",
     "Disposition",
+    "EarlierReading",
+    "EarlierReadings",
     "ObjectKind",
     "Receipt",
     "StoredInstance",
+    "comparable_name",
     "is_legal_uid",
 ]
 
@@ -54,6 +59,12 @@ AETitle = Annotated[str, AfterValidator(_ae_title)]
 def is_legal_uid(text: str) -> bool:
     """Whether `text` is a UID by PS3.5 §9.1 (digits, no leading zeros, at most 64 characters)."""
     return len(text) <= 64 and _UID.fullmatch(text) is not None
+
+
+def comparable_name(text: str) -> str:
+    """Drop what differs between systems without naming another person: case, padding, carets."""
+    groups = (re.sub(r"[\^\s]+", " ", group).strip() for group in text.split("="))
+    return "=".join(groups).rstrip("=").casefold()
 
 
 class Receipt(enum.StrEnum):
@@ -100,3 +111,38 @@ class StoredInstance:
     digest: str
     path: Path
     size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierReading:
+    """A reading of an earlier study of the same patient.
+
+    Attributes
+    ----------
+    study_date : date
+    instance_set_digest : str
+        Hex digest over the instances that were read.
+    result : mapping
+        ``result.json`` as the ledger keeps it; empty where it keeps none.
+    """
+
+    study_date: dt.date
+    study_instance_uid: str
+    series_instance_uid: str
+    instance_set_digest: str
+    result: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierReadings:
+    """What was read of a patient before, the newest study first.
+
+    Attributes
+    ----------
+    readings : tuple of EarlierReading
+    reason : str
+        Without any, why there is none; a clause for a radiologist, without patient data.
+    """
+
+    readings: tuple[EarlierReading, ...] = ()
+    reason: str = ""

@@ -178,29 +178,64 @@ def card(
 
     Example: m3lung bundle card trained/ --evaluation report/ --notes how-it-was-trained.md
     """
-    from json import loads
+    from training.evaluation.card import CARD
+    from training.systems.evaluation import system_of
 
-    from inference.bundle import load_bundle
-    from training.evaluation.card import CARD, model_card
-    from training.evaluation.document import EvaluationDocument
-    from training.evaluation.evaluate import METRICS
-
-    bundle = load_bundle(folder)
+    if system_of(folder) != "m3lung" and real is not None:
+        complain("--real is about the main model")
+        raise typer.Exit(EXIT_USAGE)
     try:
-        text = model_card(
-            bundle.manifest,
-            bundle.identity.sha256,
-            None
-            if evaluation is None
-            else EvaluationDocument.model_validate_json((evaluation / METRICS).read_bytes()),
-            real=None if real is None else loads(real.read_bytes()),
-            notes="" if notes is None else notes.read_text(encoding="utf-8"),
+        said = "" if notes is None else notes.read_text(encoding="utf-8")
+        text = (
+            _card_of_the_main_model(folder, evaluation, real, said)
+            if system_of(folder) == "m3lung"
+            else _card_of_a_system(folder, evaluation, said)
         )
     except (OSError, ValueError) as error:
         complain(str(error))
         raise typer.Exit(EXIT_USAGE) from error
     (folder / CARD).write_text(text, encoding="utf-8")
     out.print(str(folder / CARD), markup=False, highlight=False, soft_wrap=True)
+
+
+def _card_of_the_main_model(
+    folder: Path, evaluation: Path | None, real: Path | None, notes: str
+) -> str:
+    from json import loads
+
+    from inference.bundle import load_bundle
+    from training.evaluation.card import model_card
+    from training.evaluation.document import EvaluationDocument
+    from training.evaluation.evaluate import METRICS
+
+    bundle = load_bundle(folder)
+    return model_card(
+        bundle.manifest,
+        bundle.identity.sha256,
+        None
+        if evaluation is None
+        else EvaluationDocument.model_validate_json((evaluation / METRICS).read_bytes()),
+        real=None if real is None else loads(real.read_bytes()),
+        notes=notes,
+    )
+
+
+def _card_of_a_system(folder: Path, evaluation: Path | None, notes: str) -> str:
+    from inference.jcs.bundle import load_jcs
+    from inference.m2unet.bundle import load_m2unet
+    from training.evaluation.evaluate import METRICS
+    from training.systems.card import system_card
+    from training.systems.evaluation import SystemDocument, system_of
+
+    bundle = load_m2unet(folder) if system_of(folder) == "m2unet" else load_jcs(folder)
+    return system_card(
+        bundle.manifest,
+        bundle.identity.sha256,
+        None
+        if evaluation is None
+        else SystemDocument.model_validate_json((evaluation / METRICS).read_bytes()),
+        notes=notes,
+    )
 
 
 @app.command("reference")

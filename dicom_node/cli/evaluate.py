@@ -194,7 +194,8 @@ def calibrate(
 
     Classes stay as they are; probabilities become as sure as they are right. Where the cohort has
     true masks of lesions, the threshold of the lesion map is fitted too. Test patients are never
-    read.
+    read. Of M²UNet the temperature of severity and its threshold are fitted, of JCS the temperature
+    of its classes.
 
     Example: m3lung calibrate --bundle trained/ --cohort cohort.csv --out calibrated/
     """
@@ -205,10 +206,14 @@ def calibrate(
         fit_temperatures,
     )
     from training.evaluation.evaluate import chosen_rows, predict
+    from training.systems.evaluation import system_of
 
+    folder = scratch or out_dir.with_name(f"{out_dir.name}.predictions")
+    if system_of(bundle) != "m3lung":
+        _calibrate_system(bundle, cohort, out_dir, folder, split_file, device, precision, json=json)
+        return
     listed = read_cohort(cohort)
     rows = chosen_rows(listed, "validation", split_file)
-    folder = scratch or out_dir.with_name(f"{out_dir.name}.predictions")
     with progress_bar() as progress:
         found = predict(
             bundle,
@@ -243,6 +248,46 @@ def calibrate(
     out.print(table)
     out.print(
         f"calibrated on {len(rows)} validation patients: {out_dir}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _calibrate_system(
+    bundle: Path,
+    cohort: Path,
+    out_dir: Path,
+    scratch: Path,
+    split_file: Path | None,
+    device: DeviceOption,
+    precision: PrecisionOption,
+    *,
+    json: bool,
+) -> None:
+    from training.systems.calibrated import calibrate_system
+
+    with progress_bar() as progress:
+        fitted = calibrate_system(
+            bundle,
+            cohort,
+            out_dir,
+            scratch=scratch,
+            split_file=split_file,
+            device=device.value,
+            precision=precision.value,
+            progress=progress,
+        )
+    if json:
+        print_json({"bundle": str(out_dir), **fitted.model_dump()})
+        return
+    table = Table(box=None, show_header=False)
+    table.add_row("temperature", f"{fitted.temperature:.4f}")
+    if fitted.severe is not None:
+        table.add_row("severe", f"{fitted.severe:.4f}")
+    out.print(table)
+    out.print(
+        f"calibrated on {fitted.patients} validation patients: {out_dir}",
         markup=False,
         highlight=False,
         soft_wrap=True,

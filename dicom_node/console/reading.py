@@ -16,6 +16,9 @@ _EMPTY: dict[str, Any] = {
     "patient": None,
     "nonparametric": None,
     "lesion": None,
+    "lobes": None,
+    "outlines": None,
+    "involvement": [],
     "quality": [],
 }
 

@@ -1,7 +1,7 @@
 """The child of :mod:`dicom_node.console.thumbnails`: reads pixels within limits, writes JPEG.
 
-An order comes in as JSON: the overlays' files, the CT files by SOP Instance UID, the folder for
-the pictures. ``index.json`` is written last. What cannot be read is left out.
+An order comes in as JSON: the overlays' files by layer, the CT files by SOP Instance UID, the
+folder for the pictures. ``index.json`` is written last. What cannot be read is left out.
 """
 
 from __future__ import annotations
@@ -26,31 +26,35 @@ def main() -> None:
     folder = Path(order["folder"])
     resource.setrlimit(resource.RLIMIT_CPU, (_CPU_S, _CPU_S))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    index = []
-    for path in order["overlays"]:
-        try:
-            index.append(_write_pair(Path(path), order["sources"], folder))
-        except Exception:  # noqa: BLE001, S112  whatever a decoder raises: this slice has no picture
-            continue
+    index: dict[int, dict[str, Any]] = {}
+    for layer, paths in order["overlays"].items():
+        for path in paths:
+            try:
+                found = _write_pair(Path(path), layer, order["sources"], folder)
+            except Exception:  # noqa: BLE001, S112  whatever a decoder raises: no picture of it
+                continue
+            known = index.setdefault(found["number"], found | {"layers": []})
+            known["layers"].append(layer)
     partial = folder / "index.part"
-    partial.write_text(json.dumps(sorted(index, key=lambda item: item["number"])), encoding="ascii")
+    partial.write_text(json.dumps([index[number] for number in sorted(index)]), encoding="ascii")
     partial.rename(folder / "index.json")
 
 
-def _write_pair(path: Path, sources: dict[str, str], folder: Path) -> dict[str, Any]:
+def _write_pair(path: Path, layer: str, sources: dict[str, str], folder: Path) -> dict[str, Any]:
     from pydicom import dcmread
     from pydicom.pixels.utils import pixel_array
 
     overlay = dcmread(path)
     number = int(overlay.InstanceNumber)
-    _write(pixel_array(overlay), folder / f"{number:04d}-map.jpg")
+    _write(pixel_array(overlay), folder / f"{number:04d}-{layer}.jpg")
     reference = overlay.SourceImageSequence[0]
     source = sources.get(str(reference.ReferencedSOPInstanceUID))
-    has_ct = False
-    if source is not None:
+    ct = folder / f"{number:04d}-ct.jpg"
+    has_ct = ct.is_file()  # of another layer
+    if source is not None and not has_ct:
         frame = int(reference.get("ReferencedFrameNumber") or 1) - 1
         try:
-            _write(_lung_window(Path(source), frame), folder / f"{number:04d}-ct.jpg")
+            _write(_lung_window(Path(source), frame), ct)
             has_ct = True
         except Exception:  # noqa: BLE001  as above: the map alone is shown
             has_ct = False

@@ -1,4 +1,4 @@
-"""Small pictures of a reading's slices, with and without the map: made when first asked for.
+"""Small pictures of a reading's slices, with and without its maps: made when first asked for.
 
 Pixel data came from elsewhere, so a child process with limits reads it and this one does not. The
 pictures are kept under the state directory; those of the readings that were last looked at stay.
@@ -25,7 +25,8 @@ __all__ = ["Layer", "Thumbnail", "Thumbnails"]
 
 _log = get_logger(__name__)
 
-Layer = Literal["map", "ct"]
+Layer = Literal["map", "explanation", "ct"]
+"""The main model's map, the explanation of JCS, the CT alone."""
 
 _MOST_PICTURES = 24
 _MOST_FOLDERS = 300
@@ -35,10 +36,17 @@ _NEW = ".new"
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """A slice that has pictures; `number` is its place from head to feet, 1-based."""
+    """A slice that has pictures; `number` is its place from head to feet, 1-based.
+
+    Attributes
+    ----------
+    layers : tuple of Layer
+        What is drawn over it.
+    """
 
     number: int
     has_ct: bool
+    layers: tuple[Layer, ...] = ("map",)
 
 
 class Thumbnails:
@@ -55,24 +63,28 @@ class Thumbnails:
         self._one_at_a_time = threading.Lock()
 
     def of_reading(
-        self, analysis_id: int, overlays: Sequence[Path], sources: Mapping[str, Path]
+        self,
+        analysis_id: int,
+        overlays: Mapping[Layer, Sequence[Path]],
+        sources: Mapping[str, Path],
     ) -> list[Thumbnail]:
-        """Return the slices with pictures, at most 24 evenly spread; make them if need be.
+        """Return the slices with pictures, of each layer at most 24; make them if need be.
 
         Parameters
         ----------
-        overlays : sequence of Path
-            Secondary Captures of the reading, in order.
+        overlays : mapping of Layer to sequence of Path
+            Secondary Captures of the reading, in order; shown are evenly spread ones.
         sources : mapping of SOP Instance UID to Path
             The CT images that are still held.
         """
         kept = self._kept(analysis_id)
-        if kept is not None or not overlays:
+        if kept is not None or not any(overlays.values()):
             return kept or []
         with self._one_at_a_time:
             kept = self._kept(analysis_id)
             if kept is None:
-                self._make(analysis_id, _evenly(overlays, _MOST_PICTURES), sources)
+                few = {layer: _evenly(all_, _MOST_PICTURES) for layer, all_ in overlays.items()}
+                self._make(analysis_id, few, sources)
                 kept = self._kept(analysis_id)
         return kept or []
 
@@ -86,17 +98,24 @@ class Thumbnails:
             text = (self._folder / str(analysis_id) / "index.json").read_text(encoding="ascii")
         except OSError:
             return None
-        return [Thumbnail(item["number"], item["has_ct"]) for item in json.loads(text)]
+        return [
+            # Pictures of before there was a second layer say nothing of layers.
+            Thumbnail(item["number"], item["has_ct"], tuple(item.get("layers", ("map",))))
+            for item in json.loads(text)
+        ]
 
     def _make(
-        self, analysis_id: int, overlays: Sequence[Path], sources: Mapping[str, Path]
+        self,
+        analysis_id: int,
+        overlays: Mapping[Layer, Sequence[Path]],
+        sources: Mapping[str, Path],
     ) -> None:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._make_room()
         # A folder of its own: another console over the same state may be making the same pictures.
         fresh = Path(tempfile.mkdtemp(prefix=f"{analysis_id}.", suffix=_NEW, dir=self._folder))
         order = {
-            "overlays": [str(path) for path in overlays],
+            "overlays": {layer: [str(path) for path in some] for layer, some in overlays.items()},
             "sources": {uid: str(path) for uid, path in sources.items()},
             "folder": str(fresh),
         }

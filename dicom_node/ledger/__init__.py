@@ -16,6 +16,7 @@ from dicom_node.ledger.analysis_claim import AnalysisClaim, NewObject
 from dicom_node.ledger.commitment_reports import CommitmentReports, TakenReport
 from dicom_node.ledger.commitments import Commitments, Transaction, Unproven
 from dicom_node.ledger.database import Database
+from dicom_node.ledger.earlier import Earlier
 from dicom_node.ledger.intake import Arrival, Intake
 from dicom_node.ledger.outbox import Outbox
 from dicom_node.ledger.plan import Plan
@@ -42,6 +43,7 @@ __all__ = [
     "Commitments",
     "CompletedRevision",
     "Database",
+    "Earlier",
     "Intake",
     "Ledger",
     "NewObject",
@@ -80,6 +82,8 @@ class Ledger:
         For the reconciler: completion and selection.
     analyses : Analyses
         For the analysis workers.
+    earlier : Earlier
+        For the analysis workers: what was read of the patient before.
     shipments : Shipments
         For the delivery workers.
     commitments : Commitments
@@ -105,6 +109,7 @@ class Ledger:
         self.intake = Intake(database, supersede)
         self.revisions = Revisions(database)
         self.analyses = Analyses(database)
+        self.earlier = Earlier(database)
         self.shipments = Shipments(database)
         self.commitments = Commitments(database)
         self.commitment_reports = CommitmentReports(database)

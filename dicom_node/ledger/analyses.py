@@ -156,6 +156,7 @@ class Analyses:
                     lease_owner=owner,
                     lease_expires_at=now + lease_s,
                     started_at=now,
+                    first_started_at=sa.func.coalesce(a.first_started_at, now),
                     stage="claimed",
                     done=0,
                     total=0,

@@ -377,6 +377,8 @@ def _make_series(
                 "study_instance_uid": arrival.header.study_instance_uid,
                 "accession_number": arrival.header.accession_number[:64],
                 "patient_id": arrival.header.patient_id[:256],
+                "issuer_of_patient_id": arrival.header.issuer_of_patient_id[:64],
+                "study_date": arrival.header.study_date[:8],
                 "modality": arrival.header.modality[:16],
                 "description": arrival.header.series_description[:256],
                 "source_ae": titles.get(arrival.association_id, ("", ""))[0],

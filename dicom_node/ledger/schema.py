@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HEAD", "alembic_config", "bring_up_to_date", "is_current"]
 
-HEAD = "0013"
+HEAD = "0014"
 """The newest of ``migrations/versions``; a test compares the two."""
 
 

@@ -83,7 +83,9 @@ series = sa.Table(
     sa.Column("series_instance_uid", _Uid, nullable=False, unique=True),
     sa.Column("study_instance_uid", _Uid, nullable=False, index=True),
     sa.Column("accession_number", sa.String(64), nullable=False, index=True),
-    sa.Column("patient_id", sa.String(256), nullable=False, index=True),
+    sa.Column("patient_id", sa.String(256), nullable=False),
+    sa.Column("issuer_of_patient_id", sa.String(64), nullable=False, server_default=""),
+    sa.Column("study_date", sa.String(8), nullable=False, server_default=""),
     sa.Column("modality", sa.String(16), nullable=False),
     sa.Column("description", sa.String(256), nullable=False),
     sa.Column("source_ae", _AE, nullable=False),
@@ -92,6 +94,8 @@ series = sa.Table(
     sa.Column("removed_at", _Time),  # its last image, by retention; empty: some are held
     sa.Column("traits", sa.JSON),  # what rules ask for: see `dicom_node.series_traits`
     sa.Index("ix_series_removed_at_last_arrival_at", "removed_at", "last_arrival_at"),
+    # A patient's studies, the newest first: what a reading is compared with.
+    sa.Index("ix_series_patient_id_study_date", "patient_id", "study_date"),
 )
 
 # Identity of an instance: SOP Instance UID + digest of its content.
@@ -169,6 +173,7 @@ analyses = sa.Table(
     sa.Column("nudged_at", _Time),
     sa.Column("created_at", _Time, nullable=False),
     sa.Column("started_at", _Time),  # of the attempt that holds the lease
+    sa.Column("first_started_at", _Time),  # of the first: what was read by then, counts as earlier
     sa.Column("finished_at", _Time, index=True),
     sa.Column("stage", sa.String(32), nullable=False, server_default=""),
     sa.Column("done", sa.Integer, nullable=False, server_default="0"),

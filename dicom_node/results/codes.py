@@ -72,6 +72,44 @@ class Concept(enum.Enum):
     POSITIVE_SLICES = _Row(
         "POSITIVE_SLICES", PRIVATE_SCHEME, "Number of positive slices", CodeSource.PRIVATE
     )
+    INVOLVEMENT_CHANGE = _Row(
+        "LUNG_INVOLV_DIFF",
+        PRIVATE_SCHEME,
+        "Change of lung involved since a prior study, percentage points",
+        CodeSource.PRIVATE,
+    )
+    RELATIVE_CHANGE = _Row(
+        "LUNG_INVOLV_REL",
+        PRIVATE_SCHEME,
+        "Change of lung involved, relative to the prior study",
+        CodeSource.PRIVATE,
+    )
+    PRIOR_INVOLVEMENT = _Row(
+        "LUNG_INVOLV_PRI",
+        PRIVATE_SCHEME,
+        "Percentage of lung involved in the prior study",
+        CodeSource.PRIVATE,
+    )
+    SEVERITY_SCORE_CHANGE = _Row(
+        "CT_SCORE_DIFF",
+        PRIVATE_SCHEME,
+        "Change of CT severity score since a prior study",
+        CodeSource.PRIVATE,
+    )
+    PRIOR_SEVERITY_SCORE = _Row(
+        "CT_SCORE_PRIOR",
+        PRIVATE_SCHEME,
+        "CT severity score of five lobes in the prior study",
+        CodeSource.PRIVATE,
+    )
+
+    # the comparison with a prior study
+    COMPARISON = _Row("111424", "DCM", "Comparison to previous studies")
+    INCREASED = _Row("35105006", "SCT", "Increased", CodeSource.CODE_LIST)
+    DECREASED = _Row("1250004", "SCT", "Decreased")
+    NO_CHANGE = _Row("260388006", "SCT", "No change")
+    STUDY_DATE = _Row("111060", "DCM", "Study Date")
+    STUDY_INSTANCE_UID = _Row("110180", "DCM", "Study Instance UID")
 
     # classes
     COVID19 = _Row("840539006", "SCT", "COVID-19", CodeSource.SNOMED_CT)

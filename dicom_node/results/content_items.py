@@ -7,6 +7,7 @@ highdicom and judge it with two validators.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterable
 
 from pydicom.dataset import Dataset
@@ -14,12 +15,15 @@ from pydicom.dataset import Dataset
 from dicom_node.results.codes import Concept
 from inference.domain import SliceReference
 
-__all__ = ["code", "composite", "container", "image", "number", "text", "uid_reference"]
+__all__ = [
+    "code", "composite", "container", "date", "image", "number", "text", "uid_reference",
+]  # fmt: skip
 
 CONTAINS = "CONTAINS"
 HAS_CONCEPT_MOD = "HAS CONCEPT MOD"
 HAS_OBS_CONTEXT = "HAS OBS CONTEXT"
 HAS_ACQ_CONTEXT = "HAS ACQ CONTEXT"
+HAS_PROPERTIES = "HAS PROPERTIES"
 
 
 def container(
@@ -60,6 +64,13 @@ def uid_reference(name: Concept, value: str, relationship: str = HAS_OBS_CONTEXT
     """UIDREF."""
     item = _item("UIDREF", name, relationship)
     item.UID = value
+    return item
+
+
+def date(name: Concept, value: dt.date, relationship: str = CONTAINS) -> Dataset:
+    """DATE."""
+    item = _item("DATE", name, relationship)
+    item.Date = value.strftime("%Y%m%d")
     return item
 
 

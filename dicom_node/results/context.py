@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from dicom_node.domain import EarlierReadings
 from dicom_node.settings import ResultSettings as ResultOptions
 
 __all__ = ["Completeness", "Predecessor", "ResultContext", "ResultOptions"]
@@ -67,6 +68,8 @@ class ResultContext:
         Reports of the superseded revision, one per SOP class.
     statements : tuple of str
         Further sentences for the reader, such as what selection left out.
+    earlier : EarlierReadings or None
+        What was read of the patient before; None where nobody could look, as without a ledger.
     """
 
     instance_set_digest: str
@@ -77,3 +80,4 @@ class ResultContext:
     ae_title: str
     predecessors: tuple[Predecessor, ...] = ()
     statements: tuple[str, ...] = ()
+    earlier: EarlierReadings | None = None

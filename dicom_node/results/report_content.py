@@ -10,6 +10,7 @@
     │   ├── lung involvement             NUM % of lung, NUM volume
     │   ├── right and left lung          NUM share of the lesion volume
     │   ├── severity, lobes, outlines    of the two other systems, where they run
+    │   ├── change since a prior study    NUM difference, NUM value then, with its study's date
     │   └── one per key slice            NUM Probability per class, source image
     └── Qualitative Evaluations          class, second opinion, quality, completeness, banner
 
@@ -30,6 +31,8 @@ from dicom_node.results.codes import DISEASE, Concept
 from dicom_node.results.identity import device_uid
 from dicom_node.results.key_slices import lesion_slices
 from dicom_node.results.measurement_group import measurement_group
+from dicom_node.results.progress_report import progress_evaluations, progress_groups
+from dicom_node.results.progress_words import progress_sentences
 from dicom_node.results.result_set import MANUFACTURER, ResultSet
 from dicom_node.results.statements import (
     completeness_statements,
@@ -133,6 +136,7 @@ def _groups(findings: Findings, results: ResultSet) -> Iterator[Dataset]:
             )
     yield from _involvement(findings, results)
     yield from system_groups(findings, results)
+    yield from progress_groups(findings, results)
     for index in _reported_slices(findings, results.options.max_slice_groups):
         yield _slice_group(findings, results, index)
 
@@ -242,6 +246,7 @@ def _evaluations(findings: Findings, results: ResultSet) -> Iterator[Dataset]:
     if findings.nonparametric is not None:
         yield sr.code(Concept.SECOND_CLASS, DISEASE[findings.nonparametric.predicted])
     yield from system_evaluations(findings)
+    yield from progress_evaluations(results)
     for sentence in _sentences(findings, results):
         yield sr.text(Concept.COMMENT, sentence)
 
@@ -259,6 +264,8 @@ def _sentences(findings: Findings, results: ResultSet) -> Iterator[str]:
     yield lesion_sentence(findings)
     yield from _distribution(findings)
     yield from system_sentences(findings)
+    if results.progress is not None:
+        yield from progress_sentences(results.progress)
     yield from quality_sentences(findings)
     yield from completeness_statements(results)
 

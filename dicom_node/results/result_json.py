@@ -16,13 +16,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from dicom_node.domain import Disposition, ObjectKind
 from dicom_node.results.context import Completeness, ResultContext
 from dicom_node.results.dicom_file import WrittenObject, sync_directory, write_atomically
+from dicom_node.results.lesion_figures import Coverage as FoundCoverage
+from dicom_node.results.progress import LobeKey, Progress, progress_of
 from dicom_node.results.source import SourceSeries
 from inference.domain import DiseaseClass, Findings, ModelIdentity, SliceFindings
 
 __all__ = ["ResultDocument", "analyzed", "not_analyzed", "write_document"]
 
 ClassKey = Literal["healthy", "covid19", "h1n1", "cap"]
-LobeKey = Literal["right_upper", "right_middle", "right_lower", "left_upper", "left_lower"]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -177,6 +178,15 @@ class Involvement(_Part):
     total_score: int | None = Field(description="0 to 25; null unless all five can be told.")
 
 
+class Coverage(_Part):
+    """How finely, and how much of the lungs the slices show."""
+
+    slice_spacing_mm: float | None = Field(description="Median; null of a single slice.")
+    lung_height_mm: float | None = Field(
+        description="From the first slice with lung to the last; null without any."
+    )
+
+
 class Quality(_Part):
     """One statement about the input or the reading."""
 
@@ -239,6 +249,10 @@ class ResultDocument(_Part):
     lobes: Lobes | None = Field(default=None, description="M²UNet; null where it does not run.")
     outlines: Outlines | None = Field(default=None, description="JCS; null where it does not run.")
     involvement: tuple[Involvement, ...] = ()
+    coverage: Coverage | None = None
+    progress: Progress | None = Field(
+        default=None, description="Since an earlier study; null outside of a node."
+    )
     quality: tuple[Quality, ...] = ()
     statements: tuple[str, ...] = ()
     objects: tuple[ResultObject, ...] = ()
@@ -288,6 +302,8 @@ def analyzed(
             )
             for item in findings.involvement
         ),
+        coverage=_coverage(findings),
+        progress=progress_of(findings, context.earlier),
         quality=tuple(Quality(code=item.code, text=item.text) for item in findings.quality),
         statements=context.statements,
         objects=_objects(objects),
@@ -468,6 +484,11 @@ def _outlines(findings: Findings) -> Outlines | None:
             min(max(float(value), 0.0), 1.0) for value in found.slice_probability
         ),
     )
+
+
+def _coverage(findings: Findings) -> Coverage:
+    found = FoundCoverage.of(findings)
+    return Coverage(slice_spacing_mm=found.slice_spacing_mm, lung_height_mm=found.lung_height_mm)
 
 
 def _model(model: ModelIdentity) -> Model:

@@ -13,6 +13,7 @@ from dicom_node.header_reader import NODE_MODEL_NAME
 from dicom_node.results.codes import Concept
 from dicom_node.results.context import ResultContext, ResultOptions
 from dicom_node.results.identity import ResultIdentity, device_uid
+from dicom_node.results.progress import Progress
 from dicom_node.results.source import SourceSeries
 from inference.domain import ModelIdentity, SliceReference, Training
 
@@ -72,6 +73,8 @@ class ResultSet:
         Further models whose findings stand in the objects.
     part : str
         What series of a further model are called, such as "lobes"; empty for the main one's.
+    progress : Progress or None
+        The change since an earlier study, where the objects tell it.
     """
 
     source: SourceSeries
@@ -80,6 +83,7 @@ class ResultSet:
     options: ResultOptions
     others: tuple[ModelIdentity, ...] = ()
     part: str = ""
+    progress: Progress | None = None
 
     @property
     def models(self) -> tuple[ModelIdentity, ...]:
@@ -93,9 +97,14 @@ class ResultSet:
             self.source.series_instance_uid,
             self.context.instance_set_digest,
             # One model: its own digest, as ever. More: each of them decides about the objects.
-            "/".join([*(model.sha256 for model in self.models), *filter(None, [self.part])]),
+            # What else they tell of decides, too: the part of a system, an earlier study.
+            "/".join([*(model.sha256 for model in self.models), *filter(None, self._further)]),
             self.context.configuration_digest,
         )
+
+    @property
+    def _further(self) -> tuple[str, str]:
+        return self.part, "" if self.progress is None else self.progress.identity
 
     @cached_property
     def started_at(self) -> datetime:

@@ -17,7 +17,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from dicom_node.dataset_scan import BROKEN_DATASET
-from dicom_node.domain import is_legal_uid
+from dicom_node.domain import comparable_name, is_legal_uid
 from dicom_node.errors import SeriesRejected
 from dicom_node.results.source_modules import PATIENT_AND_STUDY, TYPE_2
 
@@ -199,7 +199,7 @@ def _require_agreement(headers: Sequence[Dataset]) -> None:
         if len({_text(header, keyword) for header in headers}) > 1:
             raise _disagreement(keyword)
     for keyword in _SAME_WHERE_PRESENT:
-        present = {_comparable(_text(header, keyword)) for header in headers} - {""}
+        present = {comparable_name(_text(header, keyword)) for header in headers} - {""}
         if len(present) > 1:
             raise _disagreement(keyword)
 
@@ -209,12 +209,6 @@ def _disagreement(keyword: str) -> SeriesRejected:
         f"The instances of the series disagree about the {_IN_WORDS[keyword]}: "
         "it may hold images of different patients."
     )
-
-
-def _comparable(text: str) -> str:
-    """Drop what differs between systems without naming another person: case, padding, carets."""
-    groups = (re.sub(r"[\^\s]+", " ", group).strip() for group in text.split("="))
-    return "=".join(groups).rstrip("=").casefold()
 
 
 def _decoded(header: Dataset, keywords: Sequence[str]) -> Dataset:

@@ -14,6 +14,12 @@ from dicom_node.domain import ObjectKind
 from dicom_node.results.key_slices import key_slices
 from dicom_node.results.overlay_picture import OverlayPainter
 from dicom_node.results.page import AMBER, DIM, INK, MARGIN, PADDING, Page
+from dicom_node.results.progress_card import (
+    FOOT_SIZE,
+    draw_progress,
+    foot_sentences,
+    progress_height,
+)
 from dicom_node.results.result_set import ResultSet
 from dicom_node.results.secondary_capture import put_picture, source_image_item
 from dicom_node.results.statements import (
@@ -61,9 +67,10 @@ def build_summary(
 def paint_summary(
     findings: Findings, results: ResultSet, painter: OverlayPainter
 ) -> NDArray[np.uint8]:
-    """Return the page as RGB, shape (1440, 1080, 3); longer with the other systems' card."""
+    """Return the page as RGB, shape (1440, 1080, 3); longer with the cards that not all have."""
     extra = systems_height(findings, WIDTH - 2 * MARGIN)
-    page = Page(WIDTH, HEIGHT + extra)
+    since = progress_height(results.progress, WIDTH - 2 * MARGIN)
+    page = Page(WIDTH, HEIGHT + extra + since)
     top = draw_head(page, results)
     middle = WIDTH // 2
     _reading_card(page, MARGIN, top, middle - 9, top + 322, findings)
@@ -72,6 +79,11 @@ def paint_summary(
     if extra:
         draw_systems(page, MARGIN, top, WIDTH - MARGIN, top + extra - 18, findings)
         top += extra
+    if results.progress is not None and results.progress.comparable:
+        bottom = top + since - 18
+        sure = findings.model.training is not Training.UNTRAINED
+        draw_progress(page, MARGIN, top, WIDTH - MARGIN, bottom, results.progress, sure=sure)
+        top += since
     if findings.burden.distribution is not None:
         _distribution_card(page, MARGIN, top, WIDTH - MARGIN, top + 350, findings)
         top += 368
@@ -220,6 +232,7 @@ def _foot(page: Page, top: int, findings: Findings, results: ResultSet) -> None:
     above = card_sentences(findings)
     sentences = [
         *((words, INK) for words in quality_sentences(findings) if words not in above),
+        *((sentence, DIM) for sentence in foot_sentences(results.progress)),
         *((sentence, DIM) for sentence in completeness_statements(results)),
         (
             f"{results.model_words} · node {results.context.ae_title} "
@@ -231,4 +244,4 @@ def _foot(page: Page, top: int, findings: Findings, results: ResultSet) -> None:
     for sentence, colour in sentences:
         if y > page.height - 24:
             break
-        y = page.paragraph(MARGIN, y, sentence, page.width - 2 * MARGIN, 15, colour) + 2
+        y = page.paragraph(MARGIN, y, sentence, page.width - 2 * MARGIN, FOOT_SIZE, colour) + 2

@@ -47,7 +47,7 @@ def system_results(findings: Findings, results: ResultSet, part: str) -> ResultS
     found = findings.lobes if part == "lobes" else findings.segmented
     if found is None:
         raise ValueError(f"there is no system that gives {part}")
-    return replace(results, model=found.model, others=(), part=part)
+    return replace(results, model=found.model, others=(), part=part, progress=None)
 
 
 def system_segmentations(

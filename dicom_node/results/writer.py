@@ -21,6 +21,7 @@ from dicom_node.results.key_objects import build_key_objects
 from dicom_node.results.not_analyzed import build_not_analyzed
 from dicom_node.results.overlay import build_overlay, overlay_slices
 from dicom_node.results.overlay_picture import OverlayPainter
+from dicom_node.results.progress import progress_of
 from dicom_node.results.report import build_reports
 from dicom_node.results.result_set import ResultSet
 from dicom_node.results.segmentation import build_segmentation
@@ -89,8 +90,12 @@ def write_results(
     """
     _require_same_images(findings, volume, source)
     # Report and page hold what all systems say; map, segmentation and key slices are the main's.
-    results = ResultSet(source, findings.model, context, options, findings.models[1:])
-    main = replace(results, others=())
+    # They tell the change since an earlier study, too.
+    results = ResultSet(
+        source, findings.model, context, options, findings.models[1:],
+        progress=progress_of(findings, context.earlier),
+    )  # fmt: skip
+    main = _of_the_main_model(results)
     painter = OverlayPainter(findings, volume, main)
     jobs = [_Overlays(findings, main, painter, overlay_slices(findings, main), "overlay")]
     if explained_slices(findings):
@@ -158,7 +163,7 @@ def _documents(
     findings: Findings, volume: CtVolume, results: ResultSet, painter: OverlayPainter
 ) -> Iterator[tuple[ObjectKind, int, str, Dataset]]:
     """Yield (kind, rank, file name, dataset) of all but the overlays."""
-    main = replace(results, others=())
+    main = _of_the_main_model(results)
     for rank, report in enumerate(build_reports(findings, volume, results)):
         yield ObjectKind.REPORT, rank, f"report-{rank}.dcm", report
     yield ObjectKind.SUMMARY, 0, "summary.dcm", build_summary(findings, volume, results, painter)
@@ -168,6 +173,11 @@ def _documents(
     key_objects = build_key_objects(findings, main)
     if key_objects is not None:
         yield ObjectKind.KEY_OBJECTS, 0, "key_objects.dcm", key_objects
+
+
+def _of_the_main_model(results: ResultSet) -> ResultSet:
+    """The circumstances of what shows one model's findings in this study, and nothing else."""
+    return replace(results, others=(), progress=None)
 
 
 def _write_overlay(index: int, job: _Overlays, volume: CtVolume, out_dir: Path) -> WrittenObject:

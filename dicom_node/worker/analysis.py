@@ -160,6 +160,7 @@ class AnalysisWorker:
             ae_title=settings.ae_title,
             predecessors=tuple(Predecessor(*report) for report in claim.predecessors),
             statements=claim.statements,
+            earlier=self._ledger.earlier.than(claim.analysis_id),
         )
 
     def _renewing(self, claim: AnalysisClaim, lease_s: float) -> Progress:

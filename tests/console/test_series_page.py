@@ -130,7 +130,10 @@ def test_two_consoles_over_one_state_make_the_same_pictures(
     overlays = [results / o.path for o in record.objects if o.kind == "overlay"][:2]
     with ThreadPoolExecutor(2) as pool:
         found = list(
-            pool.map(lambda _: Thumbnails(tmp_path / "kept").of_reading(1, overlays, {}), range(2))
+            pool.map(
+                lambda _: Thumbnails(tmp_path / "kept").of_reading(1, {"map": overlays}, {}),
+                range(2),
+            )
         )
     assert len(found[0]) == 2
     assert found[0] == found[1]
@@ -151,7 +154,8 @@ def test_a_file_that_breaks_the_decoder_costs_one_picture(
         for uid, path in instance_paths(node.ledger.database, read).items()
     }
     sources = dict.fromkeys(sources, broken)  # every CT is broken
-    found = Thumbnails(tmp_path / "kept").of_reading(1, [broken, *overlays[1:]], sources)
+    layers = {"map": [broken, *overlays[1:]]}
+    found = Thumbnails(tmp_path / "kept").of_reading(1, layers, sources)
     assert [item.has_ct for item in found] == [False, False]
     assert not list((tmp_path / "kept").glob("*.new"))
 

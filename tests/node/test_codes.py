@@ -26,6 +26,37 @@ EXPECTED = {
     "VOLUME": ("118565006", "SCT", "Volume"),
     "LUNG_INVOLVEMENT": ("LUNG_INVOLV_PCT", "99M3LUNG", "Percentage of lung involved"),
     "LESION_SHARE": ("LESION_SHARE_PCT", "99M3LUNG", "Share of lesion volume"),
+    "INVOLVEMENT_CHANGE": (
+        "LUNG_INVOLV_DIFF",
+        "99M3LUNG",
+        "Change of lung involved since a prior study, percentage points",
+    ),
+    "RELATIVE_CHANGE": (
+        "LUNG_INVOLV_REL",
+        "99M3LUNG",
+        "Change of lung involved, relative to the prior study",
+    ),
+    "PRIOR_INVOLVEMENT": (
+        "LUNG_INVOLV_PRI",
+        "99M3LUNG",
+        "Percentage of lung involved in the prior study",
+    ),
+    "SEVERITY_SCORE_CHANGE": (
+        "CT_SCORE_DIFF",
+        "99M3LUNG",
+        "Change of CT severity score since a prior study",
+    ),
+    "PRIOR_SEVERITY_SCORE": (
+        "CT_SCORE_PRIOR",
+        "99M3LUNG",
+        "CT severity score of five lobes in the prior study",
+    ),
+    "COMPARISON": ("111424", "DCM", "Comparison to previous studies"),
+    "INCREASED": ("35105006", "SCT", "Increased"),
+    "DECREASED": ("1250004", "SCT", "Decreased"),
+    "NO_CHANGE": ("260388006", "SCT", "No change"),
+    "STUDY_DATE": ("111060", "DCM", "Study Date"),
+    "STUDY_INSTANCE_UID": ("110180", "DCM", "Study Instance UID"),
     "COVID19": ("840539006", "SCT", "COVID-19"),
     "H1N1": ("442696006", "SCT", "Influenza caused by Influenza A virus subtype H1N1"),
     "CAP": ("385093006", "SCT", "Community acquired pneumonia"),
@@ -114,6 +145,7 @@ DICTIONARY = {
 # In PS3.16 but not, or with the longer SNOMED CT term, in pydicom's dictionary.
 NOT_IN_DICTIONARY = {"MILLILITER", "PIXELS", "ENGLISH", "QUALITATIVE_EVALUATIONS"}
 LONGER_TERM = {
+    "NO_CHANGE": "No status change (qualifier value)",
     "SEVERITY": "Severity (attribute)",
     "SEVERE": "Severe (severity modifier) (qualifier value)",
     "RIGHT_MIDDLE_LOBE": "Structure of middle lobe of right lung (body structure)",
@@ -162,7 +194,9 @@ def test_private_rows_and_only_they_use_the_private_scheme() -> None:
 
 
 def test_what_no_terminology_server_confirmed_says_so() -> None:
-    assert {c for c in Concept if c.source == CodeSource.CODE_LIST} == {Concept.H1N1, Concept.CAP}
+    assert {c for c in Concept if c.source == CodeSource.CODE_LIST} == {
+        *(Concept.H1N1, Concept.CAP, Concept.INCREASED)
+    }
 
 
 def test_every_lobe_has_a_code_and_a_side() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,7 +30,9 @@ from dicom_node.results.result_json import analyzed, write_document
 from dicom_node.results.source import SourceSeries
 from dicom_node.results.writer import write_results
 from dicom_node.settings import SettingsSource
+from inference.domain import Findings
 from support.made_findings import MODEL, made_findings, made_volume
+from support.other_systems import with_other_systems
 from support.ports import free_port, wait_for_port
 from support.synthetic_ct import synthetic_series
 
@@ -179,18 +182,43 @@ class ConsoleNode:
                 )  # fmt: skip
             self.ledger.shipments.release(claim, retry_in_s=0.0)
 
-    def read(self, *, slices: int = 24, matrix: int = 128, model: Any = MODEL) -> int:
-        """Return a series with real files in the spool, real results and a whole result.json."""
+    def read(
+        self,
+        *,
+        slices: int = 24,
+        matrix: int = 128,
+        model: Any = MODEL,
+        study: str = "study-1",
+        study_date: str = "20200401",
+        others: bool = False,
+        change: Callable[[Findings], Findings] = lambda findings: findings,
+    ) -> int:
+        """Return a series with real files in the spool, real results and a whole result.json.
+
+        Parameters
+        ----------
+        study, study_date : str
+            Studies of one patient; each is compared with those of before.
+        others : bool
+            Whether M²UNet and JCS read it, too.
+        change : callable
+            What else the made findings should be.
+        """
         settings = self.source()
-        made = synthetic_series(self.directory / "ct", slices=slices, matrix=matrix, lesion=True)
+        made = synthetic_series(
+            self.directory / f"ct-{study}", slices=slices, matrix=matrix, lesion=True, study=study,
+            study_date=study_date,
+        )  # fmt: skip
         headers, stored = [], []
-        for number, path in enumerate(made.paths):
+        for path in made.paths:
             header = read_instance_header(path)
-            target = settings.spool_dir / "instances" / path.name
+            name = f"{study}-{path.name}"
+            target = settings.spool_dir / "instances" / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(path.read_bytes())
             headers.append(header.model_copy(update={"accession_number": "A-READ"}))
-            stored.append(StoredInstance(f"{number:064x}", Path("instances", path.name), 10))
+            digest = hashlib.sha256(name.encode()).hexdigest()
+            stored.append(StoredInstance(digest, Path("instances", name), 10))
         series_id = self.arrived(headers, stored)
         self.now += 3.2
         analysis = self.ledger.revisions.select(
@@ -204,9 +232,11 @@ class ConsoleNode:
         folder = settings.results_dir / str(analysis) / str(claim.token)
         volume, source = made_volume(made.paths), SourceSeries.read(made.paths)
         findings = made_findings(volume, model=model)
+        findings = change(with_other_systems(findings, volume) if others else findings)
         context = ResultContext(
             "1" * 64, "2" * 64, datetime(2026, 3, 5, 14, 56, 7, tzinfo=UTC),
             Completeness("the sender had finished", len(headers)), "0.1.0", "M3LUNG",
+            earlier=self.ledger.earlier.than(analysis),
         )  # fmt: skip
         written = write_results(findings, volume, source, folder, ResultOptions(), context)
         document = analyzed(findings, source, context, written, banner="RESEARCH USE ONLY")

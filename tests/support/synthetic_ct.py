@@ -99,6 +99,7 @@ def synthetic_series(
     patient_name: str = "Synthetic^Chest",
     accession_number: str = "A1",
     study: str = "study-1",
+    study_date: str = "20200401",
 ) -> SyntheticSeries:
     """Write a valid axial CT series into `directory` (``0001.dcm`` …), Explicit VR Little Endian.
 
@@ -137,7 +138,7 @@ def synthetic_series(
         ds.StudyInstanceUID = study_uid
         ds.SeriesInstanceUID = series_uid
         ds.FrameOfReferenceUID = frame_uid
-        _describe(ds, patient_id, patient_name, accession_number, vendor)
+        _describe(ds, patient_id, patient_name, accession_number, vendor, study_date)
         ds.InstanceNumber = index + 1
         ds.AcquisitionNumber = 1
         ds.SliceThickness = f"{max(spacing, 0.5):.4g}"
@@ -162,7 +163,12 @@ def synthetic_series(
 
 
 def _describe(
-    ds: Dataset, patient_id: str, patient_name: str, accession_number: str, vendor: Vendor
+    ds: Dataset,
+    patient_id: str,
+    patient_name: str,
+    accession_number: str,
+    vendor: Vendor,
+    study_date: str,
 ) -> None:
     """Set what does not change from slice to slice."""
     ds.SpecificCharacterSet = "ISO_IR 100"
@@ -171,7 +177,7 @@ def _describe(
     ds.PatientBirthDate = "19600101"
     ds.PatientSex = "O"
     ds.PatientAge = "060Y"
-    ds.StudyDate = ds.SeriesDate = ds.AcquisitionDate = ds.ContentDate = "20200401"
+    ds.StudyDate = ds.SeriesDate = ds.AcquisitionDate = ds.ContentDate = study_date
     ds.StudyTime = ds.SeriesTime = ds.AcquisitionTime = ds.ContentTime = "101500"
     ds.AccessionNumber = accession_number
     ds.ReferringPhysicianName = ""

@@ -85,7 +85,10 @@ def _of_row(row: CohortRow, case: CaseSeries) -> list[Problem]:
                 text = f"{row.slice_labels.name} gives a healthy person a slice with lesion"
                 problems.append(Problem(row.number, text))
     if row.truth_path is not None and not holds_masks(row.truth_path):
-        text = f"{row.truth_path} holds no truth.npz and no SEG; evaluation will not locate lesions"
+        text = (
+            f"{row.truth_path} holds no truth.npz, no SEG and no NIfTI; "
+            "evaluation will not locate lesions"
+        )
         problems.append(Problem(row.number, text, fatal=False))
     return problems
 

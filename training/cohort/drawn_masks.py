@@ -1,8 +1,9 @@
-"""Masks of a row: a phantom's truth, or what a hospital has drawn as DICOM SEG.
+"""Masks of a row: a phantom's truth, or what a hospital has drawn as DICOM SEG or NIfTI.
 
 In a SEG a segment's property type says what it is: a lobe by its anatomic code and laterality,
 anything whose category is "Morphologically Abnormal Structure" as lesion. Frames find their
-slice by the image that they name, else by their position.
+slice by the image that they name, else by their position. For NIfTI see
+:mod:`training.cohort.nifti_masks`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from inference.domain import CtVolume, Lobe
+from training.cohort.nifti_masks import is_nifti, names_lobes, read_nifti_labels
 from training.cohort.table import CohortRow
 from training.cohort.truth import file_digest, read_truth
 from training.errors import CohortError
@@ -70,13 +72,16 @@ def read_masks(row: CohortRow, volume: CtVolume) -> DrawnMasks:
     path = row.truth_path
     if path is None:
         return DrawnMasks(severe=row.severe)
-    if _is_case(path) or not _seg_files(path):
+    if _is_case(path) or not _drawn_files(path):
         truth = read_truth(path, volume, row.label)
         severe = row.severe if row.severe is not None else truth.severe
         return DrawnMasks(truth.lesion, truth.lobes, severe)
     lesion, lobes = None, None
-    for file in _seg_files(path):
-        lesion, lobes = _add_seg(file, volume, lesion, lobes)
+    for file in _drawn_files(path):
+        if is_nifti(file):
+            lesion, lobes = _add_nifti(file, row, volume, lesion, lobes)
+        else:
+            lesion, lobes = _add_seg(file, volume, lesion, lobes)
     if lesion is None and lobes is None:
         raise CohortError(path, None, "holds no segment of a lobe or of a lesion")
     return DrawnMasks(lesion, lobes, row.severe)
@@ -84,7 +89,7 @@ def read_masks(row: CohortRow, volume: CtVolume) -> DrawnMasks:
 
 def holds_masks(path: Path) -> bool:
     """Whether there is something to read at a row's ``truth_path``."""
-    return _is_case(path) or bool(_seg_files(path))
+    return _is_case(path) or bool(_drawn_files(path))
 
 
 def masks_digest(row: CohortRow) -> str:
@@ -93,17 +98,33 @@ def masks_digest(row: CohortRow) -> str:
         return "" if row.severe is None else f"severe={row.severe}"
     names = ("truth.npz", "truth.json")
     files = [row.truth_path / name for name in names] if _is_case(row.truth_path) else []
-    return f"{file_digest(*(files or _seg_files(row.truth_path)))}/lobes/{row.severe}"
+    return f"{file_digest(*(files or _drawn_files(row.truth_path)))}/lobes/{row.severe}"
 
 
 def _is_case(path: Path) -> bool:
     return (path / "truth.npz").is_file()
 
 
-def _seg_files(path: Path) -> list[Path]:
+def _drawn_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
-    return sorted(path.glob("*.dcm")) if path.is_dir() else []
+    if not path.is_dir():
+        return []
+    return sorted(file for file in path.iterdir() if file.suffix == ".dcm" or is_nifti(file))
+
+
+def _add_nifti(
+    file: Path,
+    row: CohortRow,
+    volume: CtVolume,
+    lesion: NDArray[np.bool_] | None,
+    lobes: NDArray[np.uint8] | None,
+) -> tuple[NDArray[np.bool_] | None, NDArray[np.uint8] | None]:
+    labels = read_nifti_labels(file, volume, row.number)
+    if names_lobes(file):
+        return lesion, labels if lobes is None else np.where(labels > 0, labels, lobes)
+    drawn = labels > 0
+    return drawn if lesion is None else lesion | drawn, lobes
 
 
 def _add_seg(

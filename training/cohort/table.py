@@ -37,7 +37,8 @@ class CohortRow:
     slice_labels : Path or None
         CSV ``sop_instance_uid, lesion`` with 0 or 1.
     truth_path : Path or None
-        Case folder of a phantom, or a DICOM SEG of lobes and lesions (or a folder of them).
+        Case folder of a phantom, or a DICOM SEG or NIfTI of lobes and lesions (or a folder of
+        them).
     number : int
         Line of the CSV, the header being line 1.
     severe : bool or None

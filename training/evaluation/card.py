@@ -15,11 +15,11 @@ from inference.bundle import Manifest
 from inference.domain import DiseaseClass, Training
 from training.evaluation.document import EvaluationDocument, Figure
 
-__all__ = ["CARD", "model_card"]
+__all__ = ["CARD", "USE", "model_card", "percent", "table"]
 
 CARD = "model_card.md"
 
-_USE = {
+USE = {
     Training.UNTRAINED: "To try an installation. Its output means nothing.",
     Training.DEMONSTRATION: (
         "To show what the software does before a site has trained a model of its own. Not for "
@@ -29,6 +29,7 @@ _USE = {
         "Research at the site it was trained on. Not for diagnosis until validated there."
     ),
 }
+"""What a model may be used for, by what it was made from."""
 _PAPER = {"accuracy": 95.21, "fpe": 2.83, "fne": 4.15, "fdpe": 1.57}
 """Per cent; Table II of arXiv 2010.03201v1, on its own private cohort."""
 
@@ -90,7 +91,7 @@ def _head(manifest: Manifest, sha256: str) -> str:
         f"**{manifest.limits}**\n\n"
         f"- Reads chest CT into four classes: {', '.join(d.label for d in DiseaseClass)}; marks "
         "slices with lesions and where in them the lesions lie.\n"
-        f"- Use: {_USE[manifest.training]}\n"
+        f"- Use: {USE[manifest.training]}\n"
         f"- Training: {manifest.training.value}\n"
         f"- sha256 over manifest and weights: `{sha256}`\n"
     )
@@ -152,8 +153,8 @@ def _patients(document: EvaluationDocument) -> str:
     rows = [
         (
             name,
-            _percent(document.patient.figures[key]),
-            _percent(document.nonparametric.figures[key]),
+            percent(document.patient.figures[key]),
+            percent(document.nonparametric.figures[key]),
             f"{_PAPER[key]:.2f}",
         )
         for key, name in (
@@ -164,12 +165,12 @@ def _patients(document: EvaluationDocument) -> str:
         )
     ]
     heads = ("Patients", "Patient network", "Counting slices", "The paper's, its own cohort")
-    return _table(heads, rows)
+    return table(heads, rows)
 
 
 def _by_class(document: EvaluationDocument) -> str:
     rows = [
-        (word, *(_percent(document.patient.figures[f"{kind}.{d.key}"]) for d in DiseaseClass))
+        (word, *(percent(document.patient.figures[f"{kind}.{d.key}"]) for d in DiseaseClass))
         for kind, word in (
             ("sensitivity", "Sensitivity"),
             ("specificity", "Specificity"),
@@ -180,7 +181,7 @@ def _by_class(document: EvaluationDocument) -> str:
         (f"*true {disease.label}*", *(str(count) for count in counts))
         for disease, counts in zip(DiseaseClass, document.patient.confusion, strict=True)
     ]
-    return _table(("Patient network", *(d.label for d in DiseaseClass)), [*rows, *confusion])
+    return table(("Patient network", *(d.label for d in DiseaseClass)), [*rows, *confusion])
 
 
 def _slices(document: EvaluationDocument) -> str:
@@ -188,13 +189,13 @@ def _slices(document: EvaluationDocument) -> str:
         return ""
     figures = document.slices.figures
     rows = [
-        (f"AUC {disease.label}", _percent(figures[f"auc.{disease.key}"]))
+        (f"AUC {disease.label}", percent(figures[f"auc.{disease.key}"]))
         for disease in DiseaseClass
         if f"auc.{disease.key}" in figures
     ]
-    rows.append(("AUC lesion or none", _percent(figures["auc.lesion"])))
+    rows.append(("AUC lesion or none", percent(figures["auc.lesion"])))
     slices = f"Slices ({document.slices.slices}, {document.slices.with_lesion} with lesion)"
-    return _table((slices, "%"), rows)
+    return table((slices, "%"), rows)
 
 
 def _localisation(document: EvaluationDocument) -> str:
@@ -220,7 +221,7 @@ def _localisation(document: EvaluationDocument) -> str:
         "Maps against true masks", "Slices", "Pointing game", "Pixel AUC", "Dice, all pixels",
         "Dice, mean of patients",
     )  # fmt: skip
-    text = _table(heads, rows)
+    text = table(heads, rows)
     burden = document.lesion_percentage
     if burden is not None:
         text += (
@@ -241,7 +242,7 @@ def _calibration(document: EvaluationDocument) -> str:
         )
         if found is not None
     ]
-    return _table(("Calibration", "ECE", "Brier", "Negative log-likelihood"), rows)
+    return table(("Calibration", "ECE", "Brier", "Negative log-likelihood"), rows)
 
 
 def _on_real_slices(real: Mapping[str, Any] | None) -> str:
@@ -269,7 +270,7 @@ def _on_real_slices(real: Mapping[str, Any] | None) -> str:
         "Three patients of COVID-CT-MD (Afshar et al., Scientific Data 8, 121, 2021), slices "
         "labelled by radiologists, and slices of covid-19-ct100 (medicalsegmentation.com/covid19) "
         "with lesion masks. One patient a row: no estimate for other patients.\n\n"
-        + _table(heads, rows)
+        + table(heads, rows)
         + f"\n- A healthy patient (normal001): {100 * normal['share_p_above_half']:.1f} % of "
         f"{normal['with_lung']} slices called lesion.\n"
         f"- covid-19-ct100, {pictures['pictures']} slices: pixel AUC "
@@ -279,7 +280,8 @@ def _on_real_slices(real: Mapping[str, Any] | None) -> str:
     )
 
 
-def _percent(figure: Figure) -> str:
+def percent(figure: Figure) -> str:
+    """Return a share in per cent with its interval."""
     if figure.value is None:
         return "–"
     if figure.low is None or figure.high is None:
@@ -287,6 +289,7 @@ def _percent(figure: Figure) -> str:
     return f"{100 * figure.value:.2f} [{100 * figure.low:.1f}–{100 * figure.high:.1f}]"
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table, all but the first column to the right."""
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

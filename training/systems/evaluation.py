@@ -30,7 +30,7 @@ from inference.m2unet.reader import LobeReader
 from inference.volume import load_volume
 from training.cohort.drawn_masks import DrawnMasks, read_masks
 from training.cohort.split import Part
-from training.cohort.table import read_cohort
+from training.cohort.table import Cohort, read_cohort
 from training.evaluation.bootstrap import REPLICATES, intervals
 from training.evaluation.document import Figure
 from training.evaluation.errors import EvaluationError
@@ -39,7 +39,15 @@ from training.evaluation.metrics import auc
 from training.evaluation.reading import Case, find_case
 from training.systems.surface_distance import hausdorff95
 
-__all__ = ["SystemDocument", "SystemName", "evaluate_system", "measured_lines", "system_of"]
+__all__ = [
+    "Row",
+    "SystemDocument",
+    "SystemName",
+    "evaluate_system",
+    "measured_lines",
+    "measured_rows",
+    "system_of",
+]
 
 FORMAT = 1  # raised whenever what is kept of a patient changes
 
@@ -122,21 +130,11 @@ def evaluate_system(
     ------
     CohortError, EvaluationError, inference.errors.BundleError
     """
-    system = system_of(bundle)
-    reader: LobeReader | LesionReader
-    if system == "m2unet":
-        reader = LobeReader.load(bundle, device=device, precision=precision)
-    elif system == "jcs":
-        reader = LesionReader.load(bundle, device=device, precision=precision)
-    else:
-        raise EvaluationError(f"{bundle} is a bundle of the main model")
+    reader = _reader(bundle, device, precision)
+    system: Literal["m2unet", "jcs"] = "m2unet" if isinstance(reader, LobeReader) else "jcs"
     identity = reader.bundle.identity
     cohort = read_cohort(cohort_file)
-    cases = [find_case(cohort, row) for row in chosen_rows(cohort, split, split_file)]
-    rows = []
-    for done, case in enumerate(cases, start=1):
-        rows.append(_measured(case, reader, identity, out))
-        progress("patients", done, len(cases))
+    rows = _measured_cohort(reader, cohort, out, split, split_file, progress)
     statistic = _lobe_statistic if system == "m2unet" else _lesion_statistic
     found = intervals(
         lambda counts: statistic(rows, counts), len(rows), replicates=replicates, seed=seed
@@ -160,6 +158,53 @@ def evaluate_system(
     )
     write_atomically(out / METRICS, (document.model_dump_json(indent=2) + "\n").encode())
     return document
+
+
+def measured_rows(
+    bundle: Path,
+    cohort_file: Path,
+    out: Path,
+    *,
+    split: Part | None = None,
+    split_file: Path | None = None,
+    device: DeviceName = "auto",
+    precision: Precision = "auto",
+    progress: Progress = lambda stage, done, total: None,
+) -> list[Row]:
+    """Return what is measured of each patient, for what is not an evaluation; kept in `out`, too.
+
+    Raises
+    ------
+    CohortError, EvaluationError, inference.errors.BundleError
+    """
+    reader = _reader(bundle, device, precision)
+    cohort = read_cohort(cohort_file)
+    return _measured_cohort(reader, cohort, out, split, split_file, progress)
+
+
+def _reader(bundle: Path, device: DeviceName, precision: Precision) -> LobeReader | LesionReader:
+    system = system_of(bundle)
+    if system == "m2unet":
+        return LobeReader.load(bundle, device=device, precision=precision)
+    if system == "jcs":
+        return LesionReader.load(bundle, device=device, precision=precision)
+    raise EvaluationError(f"{bundle} is a bundle of the main model")
+
+
+def _measured_cohort(
+    reader: LobeReader | LesionReader,
+    cohort: Cohort,
+    out: Path,
+    split: Part | None,
+    split_file: Path | None,
+    progress: Progress,
+) -> list[Row]:
+    cases = [find_case(cohort, row) for row in chosen_rows(cohort, split, split_file)]
+    rows = []
+    for done, case in enumerate(cases, start=1):
+        rows.append(_measured(case, reader, reader.bundle.identity, out))
+        progress("patients", done, len(cases))
+    return rows
 
 
 class _Kept(BaseModel):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import FileResponse
@@ -18,7 +18,9 @@ from dicom_node.console.reading import whole
 from dicom_node.console.registry import Page
 from dicom_node.console.rendering import is_fragment, render
 from dicom_node.console.report_tree import read_report
+from dicom_node.console.since import since
 from dicom_node.console.slice_plot import distribution_cells, plot, read_document
+from dicom_node.console.thumbnails import Layer, Thumbnail
 from dicom_node.console.timeline import timeline
 from dicom_node.console.words import KIND_WORDS, journal_words
 from dicom_node.domain import ObjectKind
@@ -30,7 +32,7 @@ from dicom_node.ledger.series_record import (
 )
 from dicom_node.ledger.states import DeliveryState
 from dicom_node.status_words import this_hour
-from inference.domain import DiseaseClass
+from inference.domain import DiseaseClass, Lobe
 
 __all__ = ["PAGE", "record_of"]
 
@@ -53,6 +55,16 @@ class ObjectGroup:
     count: int
     size_bytes: int
     states: dict[str, dict[str, int]]  # destination → state → count
+
+
+@dataclass(frozen=True, slots=True)
+class ThumbnailRow:
+    """Pictures of one layer; `source` names its model where there are several."""
+
+    layer: Layer
+    words: str
+    source: str
+    thumbnails: tuple[Thumbnail, ...]
 
 
 @router.get("/series/{series_id}")
@@ -81,22 +93,27 @@ def thumbnails(request: Request, series_id: int) -> Response:
     settings = console.settings()
     found = []
     if analysis_id is not None:
-        overlays = sorted(
-            settings.results_dir / item.path
-            for item in record.objects
-            if item.kind == ObjectKind.OVERLAY
-        )
+        overlays: dict[Layer, list[Path]] = {"map": [], "explanation": []}
+        for item in record.objects:
+            if item.kind == ObjectKind.OVERLAY:
+                layer: Layer = "explanation" if _part(item.slot) == "explanation" else "map"
+                overlays[layer].append(settings.results_dir / item.path)
+        overlays = {layer: sorted(paths) for layer, paths in overlays.items()}
         paths = instance_paths(console.ledger.database, series_id)
         sources = {uid: settings.spool_dir / path for uid, path in paths.items()}
         found = console.thumbnails.of_reading(analysis_id, overlays, sources)
     return render(
-        request, "_thumbnails.html", record=record, thumbnails=found, analysis_id=analysis_id
+        request,
+        "_thumbnails.html",
+        record=record,
+        rows=_thumbnail_rows(found, whole(record.row.status.result)),
+        analysis_id=analysis_id,
     )
 
 
 @router.get("/series/{series_id}/thumbnail/{analysis_id}/{number}/{layer}")
 def thumbnail(
-    request: Request, series_id: int, analysis_id: int, number: int, layer: Literal["map", "ct"]
+    request: Request, series_id: int, analysis_id: int, number: int, layer: Layer
 ) -> Response:
     """Send one small picture."""
     if analysis_id not in {r.analysis_id for r in record_of(request, series_id).revisions}:
@@ -146,13 +163,18 @@ def _values(request: Request, record: SeriesRecord) -> dict[str, Any]:
     settings = console_of(request).settings()
     document = read_document(_folder(settings.results_dir, record)) if record.objects else None
     distribution = ((document or {}).get("lesion") or {}).get("distribution") or {}
+    result = whole(record.row.status.result)
+    change = since(result)
     return {
         "record": record,
         "row": record.row,
         "status": record.row.status,
         "steps": timeline(record, this_hour(settings)),
-        "result": whole(record.row.status.result),
+        "result": result,
         "classes": list(DiseaseClass),
+        "lobes": list(Lobe),
+        "since": change,
+        "earlier_id": None if change is None else _series_of(request, change.series_instance_uid),
         "plot": plot(document["slices"]) if document and document.get("slices") else None,
         "cells": distribution_cells(distribution.get("map")),
         "has_report": _report_path(settings.results_dir, record) is not None,
@@ -160,6 +182,39 @@ def _values(request: Request, record: SeriesRecord) -> dict[str, Any]:
         "destinations": _destinations(record),
         "journal": [(line, journal_words(line.kind)) for line in record.journal],
     }
+
+
+def _series_of(request: Request, series_instance_uid: str) -> int | None:
+    """Return the id of an earlier study's series, None where the ledger knows it no more."""
+    if not series_instance_uid:
+        return None
+    found = console_of(request).ledger.worklist.find(uid=series_instance_uid, limit=1)
+    return found[0].series_id if found else None
+
+
+def _thumbnail_rows(
+    thumbnails: list[Thumbnail], result: dict[str, Any] | None
+) -> list[ThumbnailRow]:
+    """Return a row for each layer that has pictures; with one only, its model needs no name."""
+    main, jcs = ((result or {}).get(name) or {} for name in ("model", "outlines"))
+    named: tuple[tuple[Layer, str, str], ...] = (
+        ("map", "location map", main.get("name", "")),
+        ("explanation", "explanation", (jcs.get("model") or {}).get("name", "")),
+    )
+    rows = [
+        ThumbnailRow(layer, words, source, tuple(one for one in thumbnails if layer in one.layers))
+        for layer, words, source in named
+    ]
+    shown = [row for row in rows if row.thumbnails]
+    return [replace(row, source=row.source if len(shown) > 1 else "") for row in shown]
+
+
+def _part(slot: str) -> str:
+    """Return what a further system's series are called: "lobes", "lesions", "explanation"."""
+    head, _, tail = slot.partition("/")
+    if head == "explanation":
+        return head
+    return tail if head == ObjectKind.SEGMENTATION else ""
 
 
 def _report_path(results_dir: Path, record: SeriesRecord) -> Path | None:
@@ -174,17 +229,17 @@ def _folder(results_dir: Path, record: SeriesRecord) -> Path:
 
 
 def _groups(record: SeriesRecord) -> list[ObjectGroup]:
-    kinds = {item.slot: item.kind for item in record.objects}
+    series = {item.slot: (item.kind, _part(item.slot)) for item in record.objects}
     groups = []
-    for kind in dict.fromkeys(item.kind for item in record.objects):
-        mine = [item for item in record.objects if item.kind == kind]
+    for kind, part in dict.fromkeys(series.values()):
+        mine = [item for item in record.objects if series[item.slot] == (kind, part)]
         states: dict[str, Counter[str]] = {}
         for delivery in record.deliveries:
-            if kinds.get(delivery.slot) == kind:
+            if series.get(delivery.slot) == (kind, part):
                 states.setdefault(delivery.destination, Counter())[delivery.state] += 1
         groups.append(
             ObjectGroup(
-                words=KIND_WORDS.get(kind, kind),
+                words=", ".join(filter(None, (KIND_WORDS.get(kind, kind), part))),
                 count=len({item.slot for item in mine}),
                 size_bytes=sum(item.size_bytes for item in mine if item.rank == 0),
                 states={name: dict(counted) for name, counted in states.items()},

@@ -18,7 +18,9 @@
 
   document.addEventListener("change", function (event) {
     if (event.target.id === "map-on") {
-      document.getElementById("thumbnails").classList.toggle("bare", !event.target.checked);
+      document.querySelectorAll(".thumbnails").forEach(function (list) {
+        list.classList.toggle("bare", !event.target.checked);
+      });
     }
   });
 

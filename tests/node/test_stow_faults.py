@@ -116,7 +116,7 @@ def node(tmp_path_factory: pytest.TempPathFactory, disk: FailingDisk) -> Iterato
 def test_a_full_disk_is_never_success(node: PostingNode, disk: FailingDisk) -> None:
     before, refused, after = (ct_dataset(number) for number in range(3))
     assert node.post([part_10(before)]).status == 200
-    disk.fail("fsync", errno.ENOSPC, "incoming")
+    disk.fail("fsync", errno.ENOSPC, ".dcm")
     try:
         answer = node.post([part_10(refused)])
     finally:

@@ -1,8 +1,9 @@
 /* A disk that fails on order, for tests: preloaded into a process, it answers some calls by errno.
  *
  * M3LUNG_TEST_DISK names a file of orders, which may change while the process runs. A line is
- * "CALL ERRNO TEXT": CALL (open, read, write, fsync or rename) fails with ERRNO for every file whose
- * path contains TEXT. fsync stands for fdatasync, write for pwrite, read for pread as well.
+ * "CALL ERRNO TEXT": CALL (open, read, write, fsync, fsyncdir or rename) fails with ERRNO for every
+ * file whose path contains TEXT. fsync stands for fdatasync, write for pwrite, read for pread, rename
+ * for renameat2 as well; fsyncdir is the fsync of a directory alone.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -66,7 +67,10 @@ static int ordered_for(const char *call, int fd)
 
 int fsync(int fd)
 {
+    struct stat status;
     FAIL_IF(ordered_for("fsync", fd));
+    if (!fstat(fd, &status) && S_ISDIR(status.st_mode))
+        FAIL_IF(ordered_for("fsyncdir", fd));
     return REAL(fsync)(fd);
 }
 

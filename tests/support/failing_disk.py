@@ -10,7 +10,7 @@ from support.preloaded import compiled
 __all__ = ["FailingDisk"]
 
 _SOURCE = Path(__file__).with_suffix(".c")
-_CALLS = {"open", "read", "write", "fsync", "rename"}
+_CALLS = {"open", "read", "write", "fsync", "fsyncdir", "rename"}
 
 
 class FailingDisk:
@@ -33,7 +33,7 @@ class FailingDisk:
 
         Parameters
         ----------
-        call : {"open", "read", "write", "fsync", "rename"}
+        call : {"open", "read", "write", "fsync", "fsyncdir", "rename"}
         error : int
             Such as :data:`errno.EIO`.
         """

@@ -83,9 +83,9 @@ def listening(tmp_path: Path) -> Iterator[ListeningNode]:
         ("open", errno.EIO, "/spool/incoming/"),
         ("write", errno.EIO, "/spool/incoming/"),
         ("write", errno.EDQUOT, "/spool/incoming/"),
-        ("fsync", errno.EIO, "/spool/incoming/"),
         ("rename", errno.EIO, "/spool/instances/"),
-        ("fsync", errno.EIO, "/spool/instances/"),  # of the directory: the name is not durable
+        ("fsync", errno.EIO, ".dcm"),
+        ("fsyncdir", errno.EIO, "/spool/instances/"),  # the name is not durable
     ],
 )
 def test_a_spool_that_fails_is_never_success(

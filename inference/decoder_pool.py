@@ -233,6 +233,8 @@ class _Child:
             try:
                 self._answer(_START_TIMEOUT_S, "to start")
             except _ChildFailed as error:
+                if error.from_outside:
+                    raise  # as one that is killed while it reads: another may fare better
                 raise DecoderLost(f"no decoder could be started: it {error}") from error
             self._is_ready = True
 

@@ -15,7 +15,7 @@ from dicom_node.domain import AETitle
 from dicom_node.errors import ConfigurationError
 from dicom_node.settings import NodeSettings, Peer, load_settings
 
-__all__ = ["app", "echo"]
+__all__ = ["app", "echo", "register"]
 
 app = typer.Typer(add_completion=False)
 _AE_TITLE: TypeAdapter[str] = TypeAdapter(AETitle)

@@ -12,10 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from inference.bundle import Manifest
+from inference.bundle_files import TrainingData
 from inference.domain import DiseaseClass, Training
 from training.evaluation.document import EvaluationDocument, Figure
 
-__all__ = ["CARD", "USE", "model_card", "percent", "table"]
+__all__ = ["CARD", "USE", "model_card", "percent", "table", "training_data_section"]
 
 CARD = "model_card.md"
 
@@ -76,7 +77,7 @@ def model_card(
             )
     parts = [
         _head(manifest, sha256),
-        _data(manifest),
+        training_data_section(manifest.training_data),
         _network(manifest),
         f"## How it was trained\n\n{notes.strip()}\n" if notes.strip() else "",
         _figures(evaluation),
@@ -97,8 +98,8 @@ def _head(manifest: Manifest, sha256: str) -> str:
     )
 
 
-def _data(manifest: Manifest) -> str:
-    data = manifest.training_data
+def training_data_section(data: TrainingData | None) -> str:
+    """Say what a model learned from."""
     if data is None:
         return "## Training data\n\nNot stated.\n"
     counts = ", ".join(f"{count} {name}" for name, count in data.patients.items())

@@ -11,7 +11,7 @@ from inference.domain import DiseaseClass, Lobe
 from inference.jcs.bundle import JcsManifest
 from inference.m2unet.bundle import M2UNetManifest
 from inference.system_bundle import SystemManifest
-from training.evaluation.card import USE, percent, table
+from training.evaluation.card import USE, percent, table, training_data_section
 from training.evaluation.document import Figure
 from training.systems.evaluation import SystemDocument
 
@@ -61,7 +61,7 @@ def system_card(
         )
     parts = [
         _head(manifest, sha256),
-        _data(manifest),
+        training_data_section(manifest.training_data),
         _network(manifest),
         f"## How it was trained\n\n{notes.strip()}\n" if notes.strip() else "",
         _figures(manifest, evaluation),
@@ -100,17 +100,6 @@ def _labels(keys: tuple[str, ...]) -> str:
 
 def _severe_from(manifest: SystemManifest) -> float:
     return manifest.severe_from_percent if isinstance(manifest, M2UNetManifest) else float("nan")
-
-
-def _data(manifest: SystemManifest) -> str:
-    data = manifest.training_data
-    if data is None:
-        return "## Training data\n\nNot stated.\n"
-    counts = ", ".join(f"{count} {name}" for name, count in data.patients.items())
-    return (
-        f"## Training data\n\n{data.description}\n\n"
-        f"Patients by class: {counts}. Digest of the cohort: `{data.sha256}`\n"
-    )
 
 
 def _network(manifest: SystemManifest) -> str:

@@ -15,6 +15,7 @@ from dicom_node.ledger.worklist import SeriesStatus
 from dicom_node.reconciler import Reconciler
 from dicom_node.settings import NodeSettings
 from dicom_node.worker.analysis import AnalysisWorker
+from dicom_node.worker.reader import SeriesReader
 from inference.analyzer import Analyzer
 from inference.decoder_pool import DecoderLimits, DecoderPool
 from support.as_received import as_received
@@ -37,6 +38,9 @@ class Broker:
     def delivery(self, shipment_id: int) -> None:
         raise AssertionError("there is no destination")
 
+    def speculation(self, revision_id: int) -> None:
+        """Nobody is idle."""
+
 
 class Node:
     """Everything behind the listener, in this process but for the decoders."""
@@ -53,7 +57,8 @@ class Node:
             steady=lambda: self.now,
         )
         analyzer = Analyzer.load(bundle, threads=1)
-        self.worker = AnalysisWorker(lambda: self.settings, self.ledger, analyzer, pixels)
+        reader = SeriesReader(analyzer, pixels)
+        self.worker = AnalysisWorker(lambda: self.settings, self.ledger, reader)
         self._numbers = itertools.count()
 
     def received(self, fault: str = "") -> str:
@@ -86,8 +91,8 @@ class Node:
         for _ in range(int(minutes * 6)):
             self.now += 10.0
             self.reconciler.sweep()
-            for analysis_id in self.broker.waiting:
-                self.worker.run(analysis_id)
+            for _ in self.broker.waiting:
+                self.worker.run()
             self.broker.waiting.clear()
 
 

@@ -22,6 +22,7 @@ from dicom_node.settings import NodeSettings
 from dicom_node.simulated_pacs import SimulatedPacs
 from dicom_node.status_words import in_words, this_hour
 from dicom_node.worker.analysis import AnalysisWorker
+from dicom_node.worker.reader import SeriesReader
 from inference.analyzer import Analyzer
 from inference.decoder_pool import DecoderPool
 from support.as_received import as_received
@@ -44,6 +45,9 @@ class Broker:
 
     def delivery(self, shipment_id: int) -> None:
         self.deliveries.append(shipment_id)
+
+    def speculation(self, revision_id: int) -> None:
+        """Nobody is idle."""
 
 
 class Node:
@@ -76,7 +80,8 @@ class Node:
             steady=lambda: self.now,
         )
         analyzer = Analyzer.load(bundle, threads=1)
-        self.worker = AnalysisWorker(lambda: self.settings, self.ledger, analyzer, pixels)
+        reader = SeriesReader(analyzer, pixels)
+        self.worker = AnalysisWorker(lambda: self.settings, self.ledger, reader)
         self.deliverer = DeliveryWorker(lambda: self.settings, self.ledger)
 
     def received(self, number: int, *, calling: str, accession: str) -> str:
@@ -153,9 +158,9 @@ def _goes_its_way(node: Node, pacs: dict[str, SimulatedPacs]) -> None:
     # It came last, and its nudge lies behind those of the others.
     emergency = node.broker.analyses[-1]
     assert node.broker.analyses[0] != emergency
-    for analysis_id in dict.fromkeys(node.broker.analyses):
+    for _ in dict.fromkeys(node.broker.analyses):
         node.now += 10
-        node.worker.run(analysis_id)
+        node.worker.run()
     ended = {name: node.status(uid).finished_at or 0.0 for name, uid in uids.items()}
     assert sorted(ended, key=ended.__getitem__) == ["emergency", "routine", "trial"]
     assert {node.status(uid).analysis_state for uid in uids.values()} == {"done"}

@@ -2,7 +2,7 @@
 
 A memo is a folder: the written results, and ``memo.json``, which holds result.json and a digest.
 Its name tells the series and the key of what was read, so that whoever reads the very same finds
-it. It is found once: to take it is to rename it. A wrong or missing memo costs time, never a result.
+it. It is found once: to take it is to rename it. A wrong or missing memo costs time, no result.
 
 ``SERIES-KEY/`` without ``memo.json`` is a reading under way while its ``owner`` beats, and
 otherwise one that did not come to its end. Such a one is not begun again: what ends a worker once
@@ -191,8 +191,8 @@ class Memos:
         """
         for leftover in self._folder.glob(f"{_REMOVED}*"):
             shutil.rmtree(leftover, ignore_errors=True)
-        kept = []
-        old = []
+        kept: list[tuple[float, Path]] = []
+        old: list[tuple[float, Path]] = []
         now = time.time()
         for path in self._all():
             with suppress(OSError):

@@ -120,7 +120,7 @@ def test_the_report_comes_with_the_evidence(
     assert began < time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(happened["closed_at"]))
     after_s = happened["sent_at"] - happened["closed_at"]
     print(f"the report was sent {after_s:.2f} s after the evidence")
-    assert after_s < 4.0  # two sweeps and the sister's 0.2 s; a busy machine takes longer
+    assert after_s < 10.0  # two sweeps and the sister's 0.2 s; a busy machine takes its time
     assert_exactly_one_result_set(orthanc, node.ledger_url, uid_of(chest_series))
     node.stop()
     assert counted(node) == {"made": 1, "used": 1}

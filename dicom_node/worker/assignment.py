@@ -10,7 +10,7 @@ import datetime as dt
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dicom_node import __version__
@@ -100,28 +100,16 @@ class Assignment:
         models : sequence of ModelIdentity
             Every model that reads.
         """
-        context = self.context
-        completeness = context.completeness
+        context = asdict(self.context)  # whatever the objects tell, fields to come included
+        del context["analysis_started_at"]
         parts = {
             "images": sorted(self.digests.items()),
             "frames": sorted((uid, list(numbers)) for uid, numbers in self.frames.items()),
-            "instance_set": context.instance_set_digest,
-            "configuration": context.configuration_digest,
-            "completeness": [
-                completeness.reason,
-                completeness.instance_count,
-                completeness.expected_count,
-            ],
-            "software": context.software_version,
-            "ae_title": context.ae_title,
-            "predecessors": [
-                [one.sop_class_uid, one.sop_instance_uid, one.series_instance_uid]
-                for one in context.predecessors
-            ],
-            "statements": list(context.statements),
             "models": [model.sha256 for model in models],
+            "context": context,
         }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        text = json.dumps(parts, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def require_unaltered(self, spool_dir: Path) -> None:
         """Read only what is, byte for byte, what was acknowledged: disks forget.

@@ -41,8 +41,10 @@ __all__ = [
     "ANALYZE_TASK",
     "DELIVERY_QUEUE",
     "DELIVER_TASK",
+    "SPECULATE_TASK",
     "Nudger",
     "check_broker",
+    "is_stopping",
     "make_app",
     "run_worker",
 ]
@@ -51,7 +53,13 @@ ANALYSIS_QUEUE = "analysis"
 DELIVERY_QUEUE = "delivery"
 ANALYZE_TASK = "m3lung.analyze"
 DELIVER_TASK = "m3lung.deliver"
-_QUEUE_OF = {ANALYZE_TASK: ANALYSIS_QUEUE, DELIVER_TASK: DELIVERY_QUEUE}
+SPECULATE_TASK = "m3lung.speculate"
+_QUEUE_OF = {
+    ANALYZE_TASK: ANALYSIS_QUEUE,
+    SPECULATE_TASK: ANALYSIS_QUEUE,
+    DELIVER_TASK: DELIVERY_QUEUE,
+}
+_QUEUES = tuple(dict.fromkeys(_QUEUE_OF.values()))
 
 NUDGE_TIMEOUT_S = 2.0
 """How long publishing may hold up the reconciler."""
@@ -82,9 +90,8 @@ class _Channel(filesystem.Channel):
         draft.rename(Path(self.data_folder_out, name))
 
     def _get(self, queue: str) -> Any:
-        # Celery's blocking loop asks once more after SIGTERM, and would begin a task. The flag is
-        # an exit status, and EX_OK is 0: only None and False mean "go on".
-        if worker_state.should_stop is not None and worker_state.should_stop is not False:
+        # Celery's blocking loop asks once more after SIGTERM, and would begin a task.
+        if is_stopping():
             raise Empty
         for message in sorted(Path(self.data_folder_in).glob(f"*.{queue}.msg")):
             taken = Path(self.processed_folder, message.name)
@@ -148,8 +155,7 @@ def make_app(settings: NodeSettings) -> Celery:
         task_time_limit=settings.analysis.time_limit_s,
         task_soft_time_limit=0.95 * settings.analysis.time_limit_s,
         task_queues=[
-            Queue(name, Exchange(name, type="direct"), routing_key=name)
-            for name in _QUEUE_OF.values()
+            Queue(name, Exchange(name, type="direct"), routing_key=name) for name in _QUEUES
         ],
         task_default_queue=ANALYSIS_QUEUE,
         task_create_missing_queues=False,
@@ -237,6 +243,16 @@ class Nudger:
         """
         self._publish(DELIVER_TASK, shipment_id)
 
+    def speculation(self, revision_id: int) -> None:
+        """Tell an analysis worker that has nothing else to do to look at `revision_id`.
+
+        Raises
+        ------
+        BrokerUnavailable
+            The broker did not take the message in time.
+        """
+        self._publish(SPECULATE_TASK, revision_id)
+
     def close(self) -> None:
         """Close the connection; the next nudge opens another."""
         with self._lock:
@@ -298,7 +314,7 @@ def check_broker(app: Celery) -> str:
         with _publishing_connection(app) as connection:
             where = "embedded" if embedded else connection.as_uri()  # without the password
             channel = connection.default_channel
-            waiting = {name: channel._size(name) for name in _QUEUE_OF.values()}
+            waiting = {name: channel._size(name) for name in _QUEUES}
     except _BROKER_ERRORS as error:
         raise BrokerUnavailable(_first_line(error)) from error
     return f"{where}, " + ", ".join(f"{count} {name} nudges" for name, count in waiting.items())
@@ -339,6 +355,12 @@ def run_worker(app: Celery, queue: str) -> None:
     finally:
         task_prerun.disconnect(watchdog.begin)
         task_postrun.disconnect(watchdog.end)
+
+
+def is_stopping() -> bool:
+    """Whether the worker in this process was told to stop: a task that can wait should end."""
+    # The flag is an exit status, and EX_OK is 0: only None and False mean "go on".
+    return worker_state.should_stop is not None and worker_state.should_stop is not False
 
 
 def _keep_our_logging(**_: Any) -> None:

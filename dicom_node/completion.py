@@ -30,7 +30,16 @@ from dicom_node.slice_geometry import (
     stack_spacing,
 )
 
-__all__ = ["ClosingReason", "Evidence", "StackEvidence", "Verdict", "judge", "stack_evidence"]
+__all__ = [
+    "ClosingReason",
+    "Evidence",
+    "Foreseen",
+    "StackEvidence",
+    "Verdict",
+    "foresee",
+    "judge",
+    "stack_evidence",
+]
 
 
 class ClosingReason(enum.StrEnum):
@@ -174,6 +183,35 @@ def judge(
     if stacks.gap_free:
         return _close(ClosingReason.RELEASED_AND_GAP_FREE)
     return _wait(f"{stacks.defect}; {otherwise}")
+
+
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """What will close a series if nothing more comes, and after how much quiet time, in seconds."""
+
+    reason: ClosingReason
+    quiet_s: float
+
+
+def foresee(
+    evidence: Evidence, read_stacks: Callable[[], StackEvidence], settings: CompletionSettings
+) -> Foreseen | None:
+    """Say what will close a series that looks complete; None where more is known to come.
+
+    Takes for granted that senders who pause have finished and that no source is asked. Being wrong
+    costs time only: whoever reads ahead compares with what did close the series (ADR 0022).
+
+    Parameters
+    ----------
+    read_stacks : callable
+        As of :func:`judge`.
+    """
+    if evidence.received <= 0 or evidence.missing:
+        return None
+    may_settle = settings.settle_s < settings.quiet_period_s and not evidence.associations_aborted
+    if may_settle and read_stacks().gap_free:
+        return Foreseen(ClosingReason.RELEASED_AND_GAP_FREE, settings.settle_s)
+    return Foreseen(ClosingReason.QUIET_PERIOD, settings.quiet_period_s)
 
 
 def _close(reason: ClosingReason) -> Verdict:

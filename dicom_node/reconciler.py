@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from dicom_node.anticipation import WORTH_S, Anticipation, looks_complete
 from dicom_node.audit import Auditor
 from dicom_node.broker import Nudger
 from dicom_node.completion import Evidence, StackEvidence, judge, stack_evidence
@@ -71,6 +72,7 @@ class Reconciler:
         # What was found out about revisions that wait, so that a sweep reads them once.
         self._evidence: dict[int, tuple[tuple[int, int], StackEvidence]] = {}
         self._selector = Selector(ledger, self._watch)
+        self._anticipation = Anticipation(ledger, nudger, steady)
         self._askers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="c-find")
         self._janitor = Janitor(ledger, self._auditor)
         self._tidier = ThreadPoolExecutor(max_workers=1, thread_name_prefix="janitor")
@@ -101,7 +103,12 @@ class Reconciler:
         for revision in receiving:
             self._judge(revision, settings)
         _forget_others(self._evidence, receiving)
-        self._selector.sweep(settings)
+        for closed in self._selector.sweep(settings):
+            if (
+                settings.completion.study_settle_s > WORTH_S
+                or self._ledger.revisions.study_is_receiving(closed.study_instance_uid)
+            ):
+                self._anticipation.add(closed.revision_id, 0)
         self._nudge(settings)
         self._tidy(settings)
 
@@ -140,6 +147,7 @@ class Reconciler:
                 crash_point("reconciler.before_nudge")
                 self._nudger.delivery(shipment_id)
                 crash_point("reconciler.after_nudge")
+            self._anticipation.nudge(settings)  # last: whatever is closed comes first
         except BrokerUnavailable as error:
             # The ledger keeps the work; the next sweep after RENUDGE_AFTER_S tries again.
             _log.warning("broker unavailable", error=str(error))
@@ -153,21 +161,28 @@ class Reconciler:
             revision = self._ask_source(revision, source, settings)
         if quiet_s < 0.5 and revision.expected_count is None:
             return  # images are pouring in: nothing to judge yet
-        verdict = judge(
-            Evidence(
-                received=revision.instance_count,
-                first_arrival_at=revision.last_arrival_at + quiet_s - open_s,
-                last_arrival_at=revision.last_arrival_at,
-                associations_over=revision.associations_over,
-                associations_aborted=revision.association_aborted,
-                expected_count=revision.expected_count,
-                asked_at=revision.queried_at,
-            ),
-            lambda: self._stack_evidence(revision, settings.selection.min_slices),
-            revision.last_arrival_at + quiet_s,
-            settings.completion,
+        evidence = Evidence(
+            received=revision.instance_count,
+            first_arrival_at=revision.last_arrival_at + quiet_s - open_s,
+            last_arrival_at=revision.last_arrival_at,
+            associations_over=revision.associations_over,
+            associations_aborted=revision.association_aborted,
+            expected_count=revision.expected_count,
+            asked_at=revision.queried_at,
         )
+
+        def read_stacks() -> StackEvidence:
+            return self._stack_evidence(revision, settings.selection.min_slices)
+
+        now = revision.last_arrival_at + quiet_s
+        verdict = judge(evidence, read_stacks, now, settings.completion)
         if verdict.reason is None:
+            if (
+                settings.analysis.speculative
+                and (source is None or not self._may_answer(revision))
+                and looks_complete(evidence, read_stacks, quiet_s, settings.completion)
+            ):
+                self._anticipation.add(revision.revision_id, revision.instance_count)
             if verdict.waiting_for[:256] != revision.waiting_for:
                 self._ledger.revisions.note_waiting(revision.revision_id, verdict.waiting_for)
         elif self._ledger.revisions.close(revision, verdict.reason):
@@ -178,6 +193,11 @@ class Reconciler:
                 instances=revision.instance_count,
                 reason=str(verdict.reason),
             )
+
+    def _may_answer(self, revision: OpenRevision) -> bool:
+        """Whether the source is being asked, or will be: its answer would close the series."""
+        asked = revision.queried_at is not None and revision.queried_at >= revision.last_arrival_at
+        return revision.revision_id in self._asking or not asked
 
     def _ages(self, revision: OpenRevision) -> tuple[float, float]:
         """Return how long a revision is quiet, and open; a clock that is set changes neither."""

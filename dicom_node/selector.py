@@ -66,8 +66,15 @@ class Selector:
         # What was found out about revisions that wait for their sisters.
         self._known: dict[int, tuple[_Asked, _Chosen]] = {}
 
-    def sweep(self, settings: NodeSettings) -> None:
-        """Look at every revision that is closed and not selected yet."""
+    def sweep(self, settings: NodeSettings) -> list[CompletedRevision]:
+        """Look at every revision that is closed and not selected yet.
+
+        Returns
+        -------
+        list of CompletedRevision
+            Those that could be read and wait for their sisters.
+        """
+        waiting: list[CompletedRevision] = []
         revisions = self._ledger.revisions.completed()
         by_study: dict[str, list[CompletedRevision]] = {}
         for revision in revisions:
@@ -77,12 +84,17 @@ class Selector:
             if settings.selection.series_per_study == "all":
                 for item in chosen:
                     self._analyse(item, settings)
-            elif chosen and self._study_has_settled(study_instance_uid, members, settings):
+            elif not chosen:
+                continue
+            elif not self._study_has_settled(study_instance_uid, members, settings):
+                waiting += [item.revision for item in chosen]
+            else:
                 # A shadow takes no other series' place: of that nothing would be delivered.
                 self._choose([item for item in chosen if not item.rule.shadow], settings)
                 self._choose([item for item in chosen if item.rule.shadow], settings)
         for revision_id in self._known.keys() - {item.revision_id for item in revisions}:
             del self._known[revision_id]
+        return waiting
 
     def _readable(
         self, revisions: list[CompletedRevision], settings: NodeSettings

@@ -158,7 +158,7 @@ class _Reader:
         from dicom_node.results.figure import paint_figure, png
         from dicom_node.results.result_json import analyzed
         from dicom_node.results.result_set import ResultSet
-        from dicom_node.worker.analysis import configuration_digest
+        from dicom_node.worker.assignment import configuration_digest
         from dicom_node.worker.decoders import start_decoders
         from dicom_node.worker.model import load_analyzer
         from dicom_node.worker.pipeline import read_series

@@ -50,6 +50,7 @@ def reconcile(config: ConfigOption = None) -> None:
     """Move what waits: completion, selection, lost leases, nudges. Safe to run twice."""
     from dicom_node.broker import Nudger, make_app
     from dicom_node.chores import Chores
+    from dicom_node.memos import TIDY_INTERVAL_S, tidy_memos
     from dicom_node.metrics.totals import FOLD_INTERVAL_S, Totals
     from dicom_node.notifications.notifier import SWEEP_INTERVAL_S, Notifier
     from dicom_node.reconciler import Reconciler
@@ -62,6 +63,7 @@ def reconcile(config: ConfigOption = None) -> None:
         chores = Chores(
             (Totals(ledger).fold, FOLD_INTERVAL_S),
             (Notifier(source, ledger).sweep, SWEEP_INTERVAL_S),
+            (lambda: tidy_memos(source().memos_dir, pulse.tally), TIDY_INTERVAL_S),
         )
         reconciler = Reconciler(source, ledger, Nudger(make_app(source())), turned=pulse.turn)
         with pulse.beating(), chores.running():
@@ -70,10 +72,12 @@ def reconcile(config: ConfigOption = None) -> None:
 
 def work(config: ConfigOption = None) -> None:
     """Analyse: a Celery worker with the model loaded (one per GPU, or one per CPU machine)."""
-    from dicom_node.broker import ANALYSIS_QUEUE, make_app, run_worker
+    from dicom_node.broker import ANALYSIS_QUEUE, is_stopping, make_app, run_worker
     from dicom_node.worker.analysis import AnalysisWorker
     from dicom_node.worker.decoders import start_decoders
     from dicom_node.worker.model import load_analyzer
+    from dicom_node.worker.reader import SeriesReader
+    from dicom_node.worker.speculation import Speculation
     from dicom_node.worker.tasks import register as register_tasks
 
     end_with_parent()
@@ -85,8 +89,14 @@ def work(config: ConfigOption = None) -> None:
         start_decoders(settings) as pixels,
     ):
         app = make_app(settings)
-        register_tasks(app, AnalysisWorker(source, ledger, load_analyzer(settings), pixels))
-        with Pulse(ledger, "work").beating():
+        pulse = Pulse(ledger, "work")
+        reader = SeriesReader(load_analyzer(settings), pixels)
+        register_tasks(
+            app,
+            AnalysisWorker(source, ledger, reader, pulse.tally),
+            Speculation(source, ledger, reader, is_stopping, pulse.tally),
+        )
+        with pulse.beating():
             run_worker(app, ANALYSIS_QUEUE)
 
 

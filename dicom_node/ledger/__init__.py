@@ -21,6 +21,7 @@ from dicom_node.ledger.intake import Arrival, Intake
 from dicom_node.ledger.outbox import Outbox
 from dicom_node.ledger.plan import Plan
 from dicom_node.ledger.presence import Presence, RunningProcess
+from dicom_node.ledger.prospects import Prospect, Prospects, Standing
 from dicom_node.ledger.retention import PurgeableInstance, Retention
 from dicom_node.ledger.revisions import (
     CompletedRevision,
@@ -52,6 +53,8 @@ __all__ = [
     "PendingDelivery",
     "Plan",
     "Presence",
+    "Prospect",
+    "Prospects",
     "PurgeableInstance",
     "RecentSeries",
     "Retention",
@@ -59,6 +62,7 @@ __all__ = [
     "RunningProcess",
     "ShipmentClaim",
     "Shipments",
+    "Standing",
     "TakenReport",
     "Tallies",
     "Tally",
@@ -102,6 +106,8 @@ class Ledger:
         Messages to people.
     traits : Traits
         What rules ask for.
+    prospects : Prospects
+        For analysis workers with nothing to do: series that nobody has selected yet.
     """
 
     def __init__(self, database: Database, supersede: SupersedePolicy) -> None:
@@ -119,6 +125,7 @@ class Ledger:
         self.presence = Presence(database)
         self.outbox = Outbox(database)
         self.traits = Traits(database)
+        self.prospects = Prospects(database)
 
     def close(self) -> None:
         """Close all connections."""

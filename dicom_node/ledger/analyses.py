@@ -78,6 +78,25 @@ class Analyses:
                     queue.bring_back(connection, [row.id for row in ahead], now)
         return ids
 
+    def someone_waits(self, *, off_peak: bool, nudged_for_s: float = 0.0) -> bool:
+        """Whether an analysis could be taken now, and was nudged so long ago that nobody is free.
+
+        Parameters
+        ----------
+        off_peak : bool
+            As of :meth:`due`.
+        nudged_for_s : float
+            0: it need not have been nudged at all.
+        """
+        now = self._database.now()
+        a = t.analyses.c
+        query = sa.select(a.id).where(*queue.startable(now, off_peak=off_peak)).limit(1)
+        if nudged_for_s:
+            # What was nudged in the future was so before the clock was set back.
+            query = query.where(sa.or_(a.nudged_at <= now - nudged_for_s, a.nudged_at > now))
+        with self._database.read() as connection:
+            return connection.scalar(query) is not None
+
     def return_expired(self, max_attempts: int) -> list[int]:
         """Take back the leases of dead or silent workers; quarantine what killed too many."""
         now = self._database.now()

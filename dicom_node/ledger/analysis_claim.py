@@ -13,7 +13,7 @@ from dicom_node.ledger import tables as t
 from dicom_node.ledger.plan import Plan
 from dicom_node.settings import Priority
 
-__all__ = ["AnalysisClaim", "NewObject", "read_claim"]
+__all__ = ["AnalysisClaim", "NewObject", "predecessors", "read_claim"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ def read_claim(connection: sa.Connection, analysis_id: int) -> AnalysisClaim:
         digests={one.sop_instance_uid: one.digest for one in selected},
         frames={uid: tuple(numbers) for uid, numbers in selection.get("frames", {}).items()},
         statements=tuple(selection.get("statements", [])),
-        predecessors=_predecessors(connection, row[r.series_id], row[r.number]),
+        predecessors=predecessors(connection, row[r.series_id], row[r.number]),
         plan=Plan(
             rule=row[r.rule],
             priority=Priority(row[a.priority]),
@@ -119,10 +119,13 @@ def read_claim(connection: sa.Connection, analysis_id: int) -> AnalysisClaim:
     )
 
 
-def _predecessors(
+def predecessors(
     connection: sa.Connection, series_id: int, number: int
 ) -> tuple[tuple[str, str, str], ...]:
-    """Reports of the latest earlier revision that was read."""
+    """Return the reports of the latest earlier revision that was read.
+
+    Each as (SOP Class UID, SOP Instance UID, Series Instance UID).
+    """
     a, r, o = t.analyses.c, t.revisions.c, t.objects.c
     rows = connection.execute(
         sa.select(r.number, o.sop_class_uid, o.sop_instance_uid, o.series_instance_uid)

@@ -50,8 +50,25 @@ class Earlier:
         The same patient: the same Patient ID of the same issuer; where an issuer is not stated,
         from the same sender; and no other name. What was read in the shadow is not told outside.
         """
+        a = t.analyses.c
+        return self._than(
+            _mine(a.shadow, a.first_started_at)
+            .join(t.revisions, t.revisions.c.series_id == t.series.c.id)
+            .join(t.analyses, a.revision_id == t.revisions.c.id)
+            .where(a.id == analysis_id)
+        )
+
+    def than_series(self, series_id: int) -> EarlierReadings:
+        """Return the same for a series whose analysis would be claimed now, for the first time."""
+        now = self._database.now()
+        shadow, started_at = sa.literal(False).label("shadow"), sa.literal(now)
+        return self._than(
+            _mine(shadow, started_at.label("first_started_at")).where(t.series.c.id == series_id)
+        )
+
+    def _than(self, query: sa.Select[Any]) -> EarlierReadings:
         with self._database.read() as connection:
-            mine = connection.execute(_mine(analysis_id)).one()
+            mine = connection.execute(query).one()
             if not mine.patient_id:
                 return EarlierReadings(reason=_UNNAMED)
             today = _date(mine.study_date)
@@ -60,18 +77,12 @@ class Earlier:
             return _chosen(mine, today, connection.execute(_candidates(mine)))
 
 
-def _mine(analysis_id: int) -> sa.Select[Any]:
-    s, r, a = t.series.c, t.revisions.c, t.analyses.c
-    return (
-        sa.select(
-            s.patient_id, s.issuer_of_patient_id, s.study_date, s.study_instance_uid, s.source_ae,
-            _patient_name(), a.shadow, a.first_started_at,
-        )
-        .select_from(t.analyses)
-        .join(t.revisions, r.id == a.revision_id)
-        .join(t.series, s.id == r.series_id)
-        .where(a.id == analysis_id)
-    )  # fmt: skip
+def _mine(shadow: sa.ColumnElement[bool], started_at: sa.ColumnElement[float]) -> sa.Select[Any]:
+    s = t.series.c
+    return sa.select(
+        s.patient_id, s.issuer_of_patient_id, s.study_date, s.study_instance_uid, s.source_ae,
+        _patient_name(), shadow, started_at,
+    ).select_from(t.series)  # fmt: skip
 
 
 def _candidates(mine: sa.Row[Any]) -> sa.Select[Any]:

@@ -13,6 +13,7 @@ from dicom_node.header import InstanceHeader
 from dicom_node.ledger import tables as t
 from dicom_node.ledger.database import Database, inserted_id, rows_changed
 from dicom_node.ledger.plan import NO_PLAN, Plan
+from dicom_node.ledger.senders import last_outcome, still_open
 from dicom_node.ledger.states import (
     REVISION_TRANSITIONS,
     AnalysisState,
@@ -70,30 +71,10 @@ class Revisions:
             An association without activity for longer counts as over: its listener is dead, since
             a living one would have closed it.
         """
-        r, s, i, a = t.revisions.c, t.series.c, t.instances.c, t.associations.c
-        alive_since = self._database.now() - idle_timeout_s
-        still_open = (
-            sa.select(sa.literal(1))
-            .where(
-                i.series_id == r.series_id,
-                i.association_id == a.id,
-                a.closed_at.is_(None),
-                a.last_activity_at > alive_since,
-            )
-            .exists()
-        )
-        last_outcome = (
-            sa.select(sa.func.coalesce(a.outcome, "lost"))
-            .join(t.instances, i.association_id == a.id)
-            .where(i.series_id == r.series_id)
-            .order_by(a.id.desc())
-            .limit(1)
-            .scalar_subquery()
-        )
+        r, s = t.revisions.c, t.series.c
+        over = ~still_open(self._database.now() - idle_timeout_s)
         query = (
-            sa.select(
-                t.revisions, t.series, (~still_open).label("over"), last_outcome.label("outcome")
-            )
+            sa.select(t.revisions, t.series, over.label("over"), last_outcome().label("outcome"))
             .join(t.series, s.id == r.series_id)
             .where(r.state == RevisionState.RECEIVING)
             .order_by(r.id)

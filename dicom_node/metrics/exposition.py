@@ -51,6 +51,7 @@ _ENDED = (
     AnalysisState.REJECTED,
     AnalysisState.QUARANTINED,
 )
+_AHEAD = ("made", "used", "discarded", "late", "preempted", "stopped", "failed")
 Counts = Mapping[tuple[str, tuple[str, ...]], float]
 
 
@@ -216,6 +217,8 @@ def _counters(counts: Counts, destinations: Sequence[str]) -> Iterator[Metric]:
     yield counter("analyses", "analyses", "Analyses that ended.", "outcome",
                   known=[(state,) for state in _ENDED])  # fmt: skip
     yield counter("analysis_failures", "analysis_failures", "Attempts that failed.", "error")
+    yield counter("readings_ahead", "speculations", "Readings before the evidence by their fate.",
+                  "outcome", known=[(fate,) for fate in _AHEAD])  # fmt: skip
     yield _histogram(counts, "analysis", "Time of an analysis.", ANALYSIS_BUCKETS_S, [()])
     yield counter("deliveries", "deliveries", "Attempts to send an object.",
                   "destination", "outcome",

@@ -170,6 +170,11 @@ class NodeSettings(BaseSettings):
         return self.root / "results"
 
     @property
+    def memos_dir(self) -> Path:
+        """Readings made ahead of the evidence, put aside."""
+        return self.root / "memos"
+
+    @property
     def called_ae_titles(self) -> tuple[str, ...]:
         """AE titles we answer to."""
         return self.listener.called_ae_titles or (self.ae_title,)

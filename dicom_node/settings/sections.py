@@ -170,6 +170,7 @@ class AnalysisSettings(Section):
     lease_s: Seconds = 120.0  # renewed while the worker makes progress
     time_limit_s: Seconds = 3600.0  # one analysis; then it counts as failed
     max_attempts: Annotated[int, Field(ge=1)] = 3  # then the series is quarantined
+    speculative: bool = True  # idle workers read a series that looks complete; sent once it is
 
     @model_validator(mode="after")
     def _models_have_bundles(self) -> AnalysisSettings:

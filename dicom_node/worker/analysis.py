@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import hashlib
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dicom_node import __version__
-from dicom_node.completion import ClosingReason
 from dicom_node.crashpoints import crash_point
 from dicom_node.domain import ObjectKind
 from dicom_node.errors import LeaseLost, SeriesRejected
 from dicom_node.ledger import AnalysisClaim, Ledger, NewObject, Plan
 from dicom_node.ledger.leases import this_owner
 from dicom_node.ledger.states import AnalysisEvent
+from dicom_node.ledger.tallies import Tally
 from dicom_node.logs import get_logger, pseudonym
-from dicom_node.results.context import Completeness, Predecessor, ResultContext
-from dicom_node.results.result_json import ResultDocument, analyzed, write_document
+from dicom_node.memos import Memos
+from dicom_node.results.dicom_file import WrittenObject
+from dicom_node.results.result_json import ResultDocument, write_document
 from dicom_node.results.system_objects import system_of_slot
 from dicom_node.settings import NodeSettings
-from dicom_node.spool import Spool
-from dicom_node.worker.pipeline import Progress, Reading, read_series
-from inference.analyzer import Analyzer
-from inference.errors import DiskFailed, NotAChestCt, SeriesError
-from inference.pixel_file import PixelReader
+from dicom_node.worker.assignment import Assignment
+from dicom_node.worker.pipeline import Progress
+from dicom_node.worker.reader import SeriesReader
+from inference.errors import NotAChestCt, SeriesError
 
-__all__ = ["AnalysisWorker", "configuration_digest"]
+__all__ = ["AnalysisWorker"]
 
 _log = get_logger(__name__)
 
@@ -44,27 +41,27 @@ class AnalysisWorker:
     settings : callable
         The settings in force.
     ledger : Ledger
-    analyzer : Analyzer
+    reader : SeriesReader
         The loaded model.
-    pixels : PixelReader
-        Decodes the instances' pixel data: a :class:`~inference.decoder_pool.DecoderPool`.
+    tally : Tally, optional
+        Counts readings made ahead that were of use, or of none.
     """
 
     def __init__(
         self,
         settings: Callable[[], NodeSettings],
         ledger: Ledger,
-        analyzer: Analyzer,
-        pixels: PixelReader,
+        reader: SeriesReader,
+        tally: Tally | None = None,
     ) -> None:
         self._settings = settings
         self._ledger = ledger
-        self._analyzer = analyzer
-        self._pixels = pixels
+        self._reader = reader
+        self._tally = tally or Tally()
         self._owner = this_owner()
 
-    def run(self, _analysis_id: int) -> None:
-        """Do the analysis that stands first in the queue, if any waits.
+    def run(self) -> bool:
+        """Do the analysis that stands first in the queue; return whether any waited.
 
         A nudge says that there is work. It need not be the one that was nudged: something urgent
         may have come since, and takes its turn with the nudge of the other.
@@ -76,7 +73,7 @@ class AnalysisWorker:
             off_peak=settings.priorities.is_off_peak(self._ledger.database.now()),
         )
         if claim is None:
-            return
+            return False
         analysis_id = claim.analysis_id
         crash_point("worker.after_claim")
         log = _log.bind(
@@ -110,29 +107,16 @@ class AnalysisWorker:
                 error=type(error).__name__,
             )
             log.exception("analysis failed")
+        return True
 
     def _read_and_record(self, claim: AnalysisClaim, settings: NodeSettings) -> None:
         out_dir = _fresh_folder(settings.results_dir, claim)
-        context = self._context(claim, settings)
-        _require_unaltered(settings, claim)
-        reading = read_series(
-            [settings.spool_dir / path for _, path in claim.instances],
-            self._analyzer,
-            self._pixels,
-            out_dir,
-            settings.results,
-            context,
-            frames={
-                settings.spool_dir / path: claim.frames[uid]
-                for uid, path in claim.instances
-                if uid in claim.frames
-            },
-            progress=self._renewing(claim, settings.analysis.lease_s),
+        earlier = self._ledger.earlier.than(claim.analysis_id)
+        assignment = Assignment.of_claim(claim, earlier, settings)
+        progress = self._renewing(claim, settings.analysis.lease_s)
+        document, objects = self._made_ahead(claim, assignment, settings, out_dir, progress) or (
+            self._reader.read(assignment, settings, out_dir, progress)
         )
-        document = analyzed(
-            reading.findings, reading.source, context, reading.objects,
-            banner=settings.results.banner,
-        )  # fmt: skip
         document = document.model_copy(
             update={"rule": claim.plan.rule or None, "shadow": claim.plan.shadow}
         )
@@ -141,27 +125,33 @@ class AnalysisWorker:
         self._ledger.analyses.finish(
             claim,
             result=_summary(document),
-            objects=_new_objects(reading, out_dir.relative_to(settings.results_dir)),
+            objects=_new_objects(objects, out_dir.relative_to(settings.results_dir)),
             destinations=_destinations(claim.plan, settings),
-            withheld=_withheld(reading, settings),
+            withheld=_withheld(objects, settings),
         )
 
-    def _context(self, claim: AnalysisClaim, settings: NodeSettings) -> ResultContext:
-        return ResultContext(
-            instance_set_digest=claim.instance_set_digest,
-            configuration_digest=configuration_digest(settings),
-            analysis_started_at=dt.datetime.now(dt.UTC),
-            completeness=Completeness(
-                reason=ClosingReason(claim.closing_reason).text,
-                instance_count=claim.instance_count,
-                expected_count=claim.expected_count,
-            ),
-            software_version=__version__,
-            ae_title=settings.ae_title,
-            predecessors=tuple(Predecessor(*report) for report in claim.predecessors),
-            statements=claim.statements,
-            earlier=self._ledger.earlier.than(claim.analysis_id),
+    def _made_ahead(
+        self,
+        claim: AnalysisClaim,
+        assignment: Assignment,
+        settings: NodeSettings,
+        out_dir: Path,
+        progress: Progress,
+    ) -> tuple[ResultDocument, tuple[WrittenObject, ...]] | None:
+        """Take the very same reading if it was made ahead of the evidence (ADR 0022)."""
+        memos = Memos(settings.memos_dir)
+        memo = memos.take(
+            claim.series_id,
+            self._reader.key(assignment),
+            out_dir,
+            lambda: progress("reading ahead", 0, 0),
         )
+        unused = memos.forget(claim.series_id)
+        if memo is not None:
+            self._tally.count("speculations", "used")
+        if unused:
+            self._tally.count("speculations", "discarded", by=unused)
+        return None if memo is None else (memo.document, memo.objects)
 
     def _renewing(self, claim: AnalysisClaim, lease_s: float) -> Progress:
         """Progress that renews the lease, a few times per lease at most."""
@@ -178,30 +168,6 @@ class AnalysisWorker:
         return progress
 
 
-def _require_unaltered(settings: NodeSettings, claim: AnalysisClaim) -> None:
-    """Read only what is, byte for byte, what was acknowledged: disks forget.
-
-    Raises
-    ------
-    SeriesRejected
-        An image is missing or has changed.
-    DiskFailed
-        The disk does not give one now.
-    """
-    spool = Spool(settings.spool_dir)
-    try:
-        altered = sum(
-            not spool.is_unaltered(path, claim.digests[uid]) for uid, path in claim.instances
-        )
-    except OSError as error:
-        raise DiskFailed("the disk does not give an image") from error
-    if altered:
-        raise SeriesRejected(
-            f"{altered} of {len(claim.instances)} images lie incomplete or altered on the node's "
-            "disk: send the series once more, then retry"
-        )
-
-
 def _destinations(plan: Plan, settings: NodeSettings) -> dict[str, list[ObjectKind]]:
     """Return who gets what of a reading: of a shadow nobody gets anything."""
     if plan.shadow:
@@ -213,17 +179,12 @@ def _destinations(plan: Plan, settings: NodeSettings) -> dict[str, list[ObjectKi
     }
 
 
-def _withheld(reading: Reading, settings: NodeSettings) -> dict[str, list[str]]:
+def _withheld(objects: Sequence[WrittenObject], settings: NodeSettings) -> dict[str, list[str]]:
     """Return the slots of systems that a destination does not want, by its name."""
     return {
-        name: [item.slot for item in reading.objects if system_of_slot(item.slot) not in wanted]
+        name: [item.slot for item in objects if system_of_slot(item.slot) not in wanted]
         for name, wanted in settings.analysis.models_to.items()
     }
-
-
-def configuration_digest(settings: NodeSettings) -> str:
-    """sha256 over the settings that shape the objects: other settings, other UIDs."""
-    return hashlib.sha256(settings.results.model_dump_json().encode()).hexdigest()
 
 
 def _fresh_folder(results_dir: Path, claim: AnalysisClaim) -> Path:
@@ -238,7 +199,7 @@ def _fresh_folder(results_dir: Path, claim: AnalysisClaim) -> Path:
     return attempt
 
 
-def _new_objects(reading: Reading, folder: Path) -> list[NewObject]:
+def _new_objects(objects: Sequence[WrittenObject], folder: Path) -> list[NewObject]:
     return [
         NewObject(
             kind=ObjectKind(item.kind),
@@ -251,7 +212,7 @@ def _new_objects(reading: Reading, folder: Path) -> list[NewObject]:
             sha256=item.sha256,
             size_bytes=item.size_bytes,
         )
-        for item in reading.objects
+        for item in objects
     ]
 
 

@@ -10,45 +10,19 @@ from typing import Any
 
 import pytest
 
-from dicom_node.header_reader import read_instance_header
-from dicom_node.ledger import Arrival, open_ledger
 from dicom_node.ledger.series_record import read_series
-from dicom_node.reconciler import Reconciler
 from dicom_node.settings import NodeSettings
-from dicom_node.worker.analysis import AnalysisWorker
 from inference.analyzer import Analyzer
 from inference.decoder_pool import DecoderPool
-from support.as_received import as_received
+from support.node_in_process import NodeInProcess
 from support.synthetic_ct import synthetic_series
 
 
-class Broker:
-    def __init__(self) -> None:
-        self.waiting: list[int] = []
-
-    def analysis(self, analysis_id: int) -> None:
-        self.waiting.append(analysis_id)
-
-    def delivery(self, shipment_id: int) -> None:
-        raise AssertionError("there is no destination")
-
-
-class Node:
-    """Everything behind the listener, in this process but for the decoders."""
+class Node(NodeInProcess):
+    """Reads one study after another."""
 
     def __init__(self, root: Path, bundle: Path, pixels: DecoderPool) -> None:
-        self.now = 1_700_000_000.0
-        self.settings = NodeSettings(state_dir=root)
-        self.ledger = open_ledger(self.settings.ledger_url, clock=lambda: self.now)
-        self.broker = Broker()
-        self.reconciler = Reconciler(
-            lambda: self.settings,
-            self.ledger,
-            self.broker,  # type: ignore[arg-type]
-            steady=lambda: self.now,
-        )
-        analyzer = Analyzer.load(bundle, threads=1)
-        self.worker = AnalysisWorker(lambda: self.settings, self.ledger, analyzer, pixels)
+        super().__init__(NodeSettings(state_dir=root), Analyzer.load(bundle, threads=1), pixels)
         self._numbers = itertools.count()
 
     def read(self, study_date: str, slices: int = 22, *, lesion: bool = True) -> Path:
@@ -58,27 +32,12 @@ class Node:
             self.settings.spool_dir / f"{number}", slices=slices, matrix=128, lesion=lesion,
             study=f"{number}", study_date=study_date,
         )  # fmt: skip
-        association = self.ledger.intake.open_association(
-            calling_ae="CT1", called_ae="M3LUNG", address="127.0.0.1"
-        )
-        self.ledger.intake.record_instances(
-            [
-                Arrival(
-                    association,
-                    read_instance_header(path),
-                    as_received(path, Path(f"{number}", path.name)),
-                )
-                for path in made.paths
-            ]
-        )
-        self.ledger.intake.close_association(association, outcome="released", ignored={})
+        self.record(made.paths)
         for _ in range(12):
-            self.now += 10.0
-            self.reconciler.sweep()
-            for analysis_id in self.broker.waiting:
-                self.worker.run(analysis_id)
-            self.broker.waiting.clear()
-        [status] = self.ledger.worklist.find(uid=made.series_instance_uid)
+            self.sweep(10.0)
+            while self.worker.run():
+                pass
+        status = self.status(made.series_instance_uid)
         assert status.analysis_state == "done", status.reason
         record = read_series(self.ledger.database, status.series_id)
         assert record is not None

@@ -319,6 +319,9 @@ class Nudges:
     def delivery(self, shipment_id: int) -> None:
         raise AssertionError(shipment_id)
 
+    def speculation(self, revision_id: int) -> None:
+        """Nobody is idle."""
+
 
 @pytest.fixture
 def settings(tmp_path: Path) -> NodeSettings:

@@ -32,6 +32,7 @@ class Nudges:
 
     def __init__(self) -> None:
         self.analyses: list[int] = []
+        self.speculations: list[int] = []
         self.down = False
 
     def analysis(self, analysis_id: int) -> None:
@@ -41,6 +42,11 @@ class Nudges:
 
     def delivery(self, shipment_id: int) -> None:
         raise AssertionError("nothing is to be delivered here")
+
+    def speculation(self, revision_id: int) -> None:
+        if self.down:
+            raise BrokerUnavailable("down")
+        self.speculations.append(revision_id)
 
 
 @pytest.fixture

@@ -14,17 +14,12 @@ from pathlib import Path
 import pytest
 
 from dicom_node.delivery.worker import DeliveryWorker
-from dicom_node.header_reader import read_instance_header
-from dicom_node.ledger import Arrival, Ledger, open_ledger
-from dicom_node.ledger.worklist import SeriesStatus
-from dicom_node.reconciler import Reconciler
 from dicom_node.settings import NodeSettings
 from dicom_node.simulated_pacs import SimulatedPacs
 from dicom_node.status_words import in_words, this_hour
-from dicom_node.worker.analysis import AnalysisWorker
 from inference.analyzer import Analyzer
 from inference.decoder_pool import DecoderPool
-from support.as_received import as_received
+from support.node_in_process import NodeInProcess
 from support.synthetic_ct import synthetic_series
 
 EIGHT = time.mktime((2026, 3, 3, 8, 0, 0, 0, 0, -1))
@@ -34,26 +29,13 @@ RULES = [
 ]
 
 
-class Broker:
-    def __init__(self) -> None:
-        self.analyses: list[int] = []
-        self.deliveries: list[int] = []
-
-    def analysis(self, analysis_id: int) -> None:
-        self.analyses.append(analysis_id)
-
-    def delivery(self, shipment_id: int) -> None:
-        self.deliveries.append(shipment_id)
-
-
-class Node:
-    """A node whose time is set by hand."""
+class Node(NodeInProcess):
+    """Begins at eight, with rules, and sends, too."""
 
     def __init__(
         self, root: Path, bundle: Path, pixels: DecoderPool, **pacs: SimulatedPacs
     ) -> None:
-        self.now = EIGHT
-        self.settings = NodeSettings(
+        settings = NodeSettings(
             state_dir=root,
             audit={"enabled": False},
             rules=RULES,
@@ -67,16 +49,7 @@ class Node:
                 for name, peer in pacs.items()
             ],
         )
-        self.ledger: Ledger = open_ledger(self.settings.ledger_url, clock=lambda: self.now)
-        self.broker = Broker()
-        self.reconciler = Reconciler(
-            lambda: self.settings,
-            self.ledger,
-            self.broker,  # type: ignore[arg-type]
-            steady=lambda: self.now,
-        )
-        analyzer = Analyzer.load(bundle, threads=1)
-        self.worker = AnalysisWorker(lambda: self.settings, self.ledger, analyzer, pixels)
+        super().__init__(settings, Analyzer.load(bundle, threads=1), pixels, now=EIGHT)
         self.deliverer = DeliveryWorker(lambda: self.settings, self.ledger)
 
     def received(self, number: int, *, calling: str, accession: str) -> str:
@@ -85,35 +58,14 @@ class Node:
             self.settings.spool_dir / f"{number}", slices=22, matrix=128, lesion=True, seed=number,
             patient_id=f"P{number}", study=f"{number}", accession_number=accession,
         )  # fmt: skip
-        association = self.ledger.intake.open_association(
-            calling_ae=calling, called_ae="M3LUNG", address="127.0.0.1"
-        )
-        arrivals = [
-            Arrival(
-                association,
-                read_instance_header(path),
-                as_received(path, Path(f"{number}", path.name)),
-            )
-            for path in made.paths
-        ]
-        self.ledger.intake.record_instances(arrivals)
-        self.ledger.intake.close_association(association, outcome="released", ignored={})
+        self.record(made.paths, calling=calling)
         return made.series_instance_uid
-
-    def sweep(self, *after_s: float) -> None:
-        for seconds in after_s:
-            self.now += seconds
-            self.reconciler.sweep()
 
     def deliver(self) -> None:
         """Send what was nudged, each of it once."""
         for shipment_id in dict.fromkeys(self.broker.deliveries):
             self.deliverer.run(shipment_id)
         self.broker.deliveries.clear()
-
-    def status(self, uid: str) -> SeriesStatus:
-        [found] = self.ledger.worklist.find(uid=uid)
-        return found
 
     def words(self, uid: str) -> str:
         return in_words(self.status(uid), this_hour(self.settings, self.now))
@@ -153,9 +105,9 @@ def _goes_its_way(node: Node, pacs: dict[str, SimulatedPacs]) -> None:
     # It came last, and its nudge lies behind those of the others.
     emergency = node.broker.analyses[-1]
     assert node.broker.analyses[0] != emergency
-    for analysis_id in dict.fromkeys(node.broker.analyses):
+    for _ in dict.fromkeys(node.broker.analyses):
         node.now += 10
-        node.worker.run(analysis_id)
+        node.worker.run()
     ended = {name: node.status(uid).finished_at or 0.0 for name, uid in uids.items()}
     assert sorted(ended, key=ended.__getitem__) == ["emergency", "routine", "trial"]
     assert {node.status(uid).analysis_state for uid in uids.values()} == {"done"}

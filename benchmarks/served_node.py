@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -18,16 +19,21 @@ from ledger_history import READY_SERIES
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification
 
+from dicom_node.doorbell import ask_status
 from dicom_node.ledger import open_ledger, tables
 
-__all__ = ["m3lung", "serving_again"]
+__all__ = ["STATUS", "m3lung", "serving_again", "write_config"]
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_S = 60.0
+STATUS = "m3lung status --accession (a process; the node runs)"
 
 
 def serving_again(folder: Path, url: str) -> dict[str, float]:
-    """Kill a whole node and start it again; return seconds to the first answer and sweep."""
+    """Kill a whole node and start it again; return seconds to the first answer and sweep.
+
+    And how long ``m3lung status`` takes, as a process, while the node runs.
+    """
     node = Served(folder, url)
     try:
         node.start()
@@ -41,9 +47,12 @@ def serving_again(folder: Path, url: str) -> dict[str, float]:
         seconds = {"C-ECHO": time.monotonic() - began}
         node.wait_for(node.has_swept, "a sweep")
         seconds["swept"] = time.monotonic() - began
+        node.wait_for(node.answers_questions, "status is answered")
+        asking = [node.seconds_of_status() for _ in range(15)]
     finally:
         node.kill()
-    return {f"serving again after SIGKILL: {name}": value for name, value in seconds.items()}
+    figures = {f"serving again after SIGKILL: {name}": value for name, value in seconds.items()}
+    return figures | {STATUS: statistics.median(asking)}
 
 
 class Served:
@@ -94,8 +103,18 @@ class Served:
         association.release()
         return bool(status and status.Status == 0)
 
+    def answers_questions(self) -> bool:
+        """Whether `m3lung status` is answered by the node."""
+        return ask_status(["--config", str(self._folder / "node.toml")]) is not None
+
+    def seconds_of_status(self) -> float:
+        """Time `m3lung status` of one study, a process of its own."""
+        began = time.perf_counter()
+        m3lung(self._folder, "status", "--accession", "A0001000000")
+        return time.perf_counter() - began
+
     def unsweep(self) -> None:
-        """Leave a series that the next sweep has to close."""
+        """Leave a series that the next sweep has to close: its source counts as many images."""
         revisions, series = tables.revisions, tables.series
         mine = sa.select(series.c.id).where(series.c.series_instance_uid == READY_SERIES)
         long_ago = time.time() - 3000.0
@@ -103,7 +122,13 @@ class Served:
             connection.execute(
                 revisions.update()
                 .where(revisions.c.series_id.in_(mine))
-                .values(state="receiving", opened_at=long_ago, last_arrival_at=long_ago)
+                .values(
+                    state="receiving",
+                    opened_at=long_ago,
+                    last_arrival_at=long_ago,
+                    expected_count=revisions.c.instance_count,
+                    queried_at=long_ago + 1.0,
+                )
             )
 
     def has_swept(self) -> bool:
@@ -133,8 +158,8 @@ def write_config(folder: Path, url: str, port: int) -> None:
     )
 
 
-def m3lung(folder: Path, url: str, *words: str) -> None:
-    write_config(folder, url, 0)
+def m3lung(folder: Path, *words: str) -> None:
+    """Run a verb over the configuration that lies in `folder`."""
     subprocess.run(
         [*M3LUNG, *words, "--config", str(folder / "node.toml")],
         env=ENVIRONMENT, check=True, capture_output=True,

@@ -6,9 +6,18 @@ keep, :mod:`completion` says when a series is whole, :mod:`selection` whether it
 :mod:`results` writes, :mod:`delivery` sends.
 """
 
-from importlib.metadata import PackageNotFoundError, version
+from __future__ import annotations
 
-try:
-    __version__ = version("m3lung-node")
-except PackageNotFoundError:  # pragma: no cover - run from a bare checkout
-    __version__ = "0+unknown"
+__version__: str
+
+
+def __getattr__(name: str) -> str:
+    """Look the version up when it is asked for: that takes longer than a question to the node."""
+    if name != "__version__":
+        raise AttributeError(name)
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("m3lung-node")
+    except PackageNotFoundError:  # pragma: no cover - run from a bare checkout
+        return "0+unknown"

@@ -11,6 +11,8 @@ reason                     holds when
 ``quiet_period``           ``quiet_period_s`` quiet, and no source says that more is to come
 ``maximum_wait``           ``maximum_wait_s`` since the first image, whatever else
 =========================  =====================================================================
+
+Time counts only while the node listens: whoever could not speak was not silent.
 """
 
 from __future__ import annotations

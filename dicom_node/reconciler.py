@@ -23,6 +23,7 @@ from dicom_node.errors import BrokerUnavailable, LedgerGone
 from dicom_node.ledger import Ledger, OpenRevision
 from dicom_node.ledger.quiet import note_held
 from dicom_node.logs import get_logger, pseudonym
+from dicom_node.pulse import BEAT_INTERVAL_S
 from dicom_node.retention import Janitor
 from dicom_node.selector import Selector
 from dicom_node.settings import NodeSettings, Peer
@@ -68,6 +69,8 @@ class Reconciler:
         self._nudger = nudger
         self._auditor = Auditor(settings(), "reconcile")
         self._watch = Stopwatch(steady)
+        self._steady = steady
+        self._began_at = steady()
         self._asking: dict[int, Future[int | None]] = {}
         # What was found out about revisions that wait, so that a sweep reads them once.
         self._evidence: dict[int, tuple[tuple[int, int], StackEvidence]] = {}
@@ -100,8 +103,9 @@ class Reconciler:
         self._return_lost_leases(settings)
         receiving = self._ledger.revisions.receiving(settings.listener.idle_timeout_s + 5.0)
         self._watch.begin_round()
+        listening_s = self._listening_s()
         for revision in receiving:
-            self._judge(revision, settings)
+            self._judge(revision, settings, listening_s)
         _forget_others(self._evidence, receiving)
         for closed in self._selector.sweep(settings):
             if (
@@ -154,8 +158,8 @@ class Reconciler:
 
     # -- completion -------------------------------------------------------------------------------
 
-    def _judge(self, revision: OpenRevision, settings: NodeSettings) -> None:
-        quiet_s, open_s = self._ages(revision)
+    def _judge(self, revision: OpenRevision, settings: NodeSettings, listening_s: float) -> None:
+        quiet_s, open_s = (min(age_s, listening_s) for age_s in self._ages(revision))
         source = _queryable_source(settings, revision.source_ae)
         if source is not None:
             revision = self._ask_source(revision, source, settings)
@@ -198,6 +202,18 @@ class Reconciler:
         """Whether the source is being asked, or will be: its answer would close the series."""
         asked = revision.queried_at is not None and revision.queried_at >= revision.last_arrival_at
         return revision.revision_id in self._asking or not asked
+
+    def _listening_s(self) -> float:
+        """Return for how long senders have been heard; while nobody listens, silence says nothing.
+
+        After a power cut the sender of a half series needs its time to come again.
+        """
+        now = self._ledger.database.now()
+        ages_s = [
+            self._watch.elapsed_s(("listening", listener.owner), listener.started_at, now)
+            for listener in self._ledger.presence.listeners(3 * BEAT_INTERVAL_S)
+        ]
+        return max(ages_s, default=self._steady() - self._began_at)
 
     def _ages(self, revision: OpenRevision) -> tuple[float, float]:
         """Return how long a revision is quiet, and open; a clock that is set changes neither."""

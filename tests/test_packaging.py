@@ -72,7 +72,7 @@ def test_metadata(wheel: Path) -> None:
     assert metadata["Name"] == "m3lung-node"
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.11"
-    assert "m3lung = dicom_node.cli:main" in _metadata(wheel, "entry_points.txt")
+    assert "m3lung = dicom_node.__main__:main" in _metadata(wheel, "entry_points.txt")
     assert "Apache License" in _metadata(wheel, "licenses/LICENSE")
 
 

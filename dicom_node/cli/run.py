@@ -50,6 +50,8 @@ def reconcile(config: ConfigOption = None) -> None:
     """Move what waits: completion, selection, lost leases, nudges. Safe to run twice."""
     from dicom_node.broker import Nudger, make_app
     from dicom_node.chores import Chores
+    from dicom_node.cli.status_desk import status_desk
+    from dicom_node.cli.worklist import answer_status
     from dicom_node.memos import TIDY_INTERVAL_S, tidy_memos
     from dicom_node.metrics.totals import FOLD_INTERVAL_S, Totals
     from dicom_node.notifications.notifier import SWEEP_INTERVAL_S, Notifier
@@ -66,7 +68,11 @@ def reconcile(config: ConfigOption = None) -> None:
             (lambda: tidy_memos(source().memos_dir, pulse.tally), TIDY_INTERVAL_S),
         )
         reconciler = Reconciler(source, ledger, Nudger(make_app(source())), turned=pulse.turn)
-        with pulse.beating(), chores.running():
+        desk = status_desk(
+            str(source.path) if source.path else None,
+            lambda question: answer_status(ledger, source(), question),
+        )
+        with pulse.beating(), chores.running(), desk:
             reconciler.run(stop)
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "JsonOption",
     "complain",
     "err",
+    "json_text",
     "out",
     "print_json",
     "progress_bar",
@@ -64,7 +65,12 @@ def complain(words: object) -> None:
 
 def print_json(document: Any) -> None:
     """Print `document` as JSON, undecorated."""
-    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    typer.echo(json_text(document))
+
+
+def json_text(document: Any) -> str:
+    """Return `document` as JSON for people and scripts."""
+    return json.dumps(document, indent=2, ensure_ascii=False)
 
 
 class StageProgress(Protocol):

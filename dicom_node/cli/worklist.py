@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import time
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -17,18 +20,18 @@ from dicom_node.cli.terminal import (
     ConfigOption,
     JsonOption,
     err,
+    json_text,
     out,
-    print_json,
     settings_source,
 )
 from dicom_node.completion import ClosingReason
 from dicom_node.errors import ConfigurationError
 from dicom_node.ledger import Ledger, open_ledger
 from dicom_node.ledger.worklist import SeriesStatus
-from dicom_node.settings import DEFAULT_RULE
+from dicom_node.settings import DEFAULT_RULE, NodeSettings
 from dicom_node.status_words import Hour, in_words, this_hour
 
-__all__ = ["register"]
+__all__ = ["answer_status", "register"]
 
 AccessionOption = Annotated[str | None, typer.Option("--accession", "-a", help="Accession number.")]
 PatientOption = Annotated[str | None, typer.Option("--patient", "-p", help="Patient ID.")]
@@ -50,19 +53,46 @@ def status(
     Example: m3lung status --accession 4711
     """
     with _ledger(config) as ledger:
-        found = ledger.worklist.find(accession=accession, patient_id=patient, uid=uid, limit=limit)
-        counts = ledger.worklist.counts()
-    hour = this_hour(settings_source(config)())
-    if json:
+        asked = {"accession": accession, "patient": patient, "uid": uid, "limit": limit}
+        code = _tell(ledger, settings_source(config)(), {**asked, "json": json}, out)
+    if code:
+        raise typer.Exit(code)
+
+
+def answer_status(
+    ledger: Ledger, settings: NodeSettings, question: dict[str, Any]
+) -> tuple[int, str]:
+    """Answer a question of :mod:`dicom_node.doorbell`: exit code and text, as `status` would."""
+    is_terminal = bool(question["terminal"])
+    sheet = io.StringIO()
+    paper = Console(
+        file=sheet,
+        width=int(question["columns"]),
+        force_terminal=is_terminal,
+        color_system="standard" if is_terminal else None,
+    )
+    code = _tell(ledger, settings, question, paper)
+    return code, sheet.getvalue()
+
+
+def _tell(
+    ledger: Ledger, settings: NodeSettings, question: Mapping[str, Any], paper: Console
+) -> int:
+    names = {"accession": "accession", "patient_id": "patient", "uid": "uid"}
+    asked = {name: question.get(word) for name, word in names.items()}
+    found = ledger.worklist.find(**asked, limit=question["limit"])
+    hour = this_hour(settings)
+    if question["json"]:
+        counts = dataclasses.asdict(ledger.worklist.counts())
         series = [{**dataclasses.asdict(item), "words": in_words(item, hour)} for item in found]
-        print_json({"counts": dataclasses.asdict(counts), "series": series})
+        paper.file.write(json_text({"counts": counts, "series": series}) + "\n")
     elif found:
-        out.print(_table(found, hour))
+        paper.print(_table(found, hour))
+    elif any(asked.values()):
+        paper.print("No such series has arrived here.")
     else:
-        out.print("No such series has arrived here." if accession or patient or uid else
-                  "No series has arrived yet.")  # fmt: skip
-    if not found and (accession or patient or uid):
-        raise typer.Exit(EXIT_FAILED)
+        paper.print("No series has arrived yet.")
+    return EXIT_FAILED if not found and any(asked.values()) else 0
 
 
 def retry(

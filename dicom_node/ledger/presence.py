@@ -84,3 +84,9 @@ class Presence:
             sa.select(t.processes).where(p.beat_at >= now - within_s).order_by(p.part, p.started_at)
         )
         return [RunningProcess(**row._asdict()) for row in rows]
+
+    def listeners(self, within_s: float) -> list[RunningProcess]:
+        """Return the listeners that were heard of during the last `within_s` seconds."""
+        with self._database.read() as connection:
+            running = self.heard_of(connection, within_s)
+        return [process for process in running if process.part == "listen"]

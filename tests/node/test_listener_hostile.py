@@ -186,9 +186,11 @@ def test_abort_in_the_middle_leaves_nothing(node: ListeningNode) -> None:
             linger = struct.pack("ii", 1, 0)
             sender.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         sender.socket.close()
-    deadline = time.monotonic() + 5
-    while list((node.spool / "incoming").iterdir()) and time.monotonic() < deadline:
+    # First it has to have read all that was sent: an empty folder may be one that will be filled.
+    deadline = time.monotonic() + 20
+    while node.has_connections() and time.monotonic() < deadline:
         time.sleep(0.05)
+    assert not node.has_connections()
     assert list((node.spool / "incoming").iterdir()) == []
     assert set(node.spool.rglob("*.dcm")) == before
 

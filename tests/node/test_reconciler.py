@@ -161,6 +161,42 @@ def test_an_open_association_keeps_a_series_open(
     assert "association" in found.waiting_for
 
 
+@pytest.mark.parametrize("outcome", ["aborted", "released"])
+def test_silence_while_the_node_was_down_closes_nothing(
+    tmp_path: Path, ledger: Ledger, nudges: Nudges, clock: Clock, outcome: str
+) -> None:
+    """Half a series, then a power cut of hours: its sender gets the time to come again."""
+    receive(ledger, "1.2.3.4", range(20), outcome=outcome)
+    clock.now += 4 * 3600.0
+    settings = NodeSettings(state_dir=tmp_path)
+    restarted = Reconciler(lambda: settings, ledger, nudges, clock)  # type: ignore[arg-type]
+    restarted.sweep()
+    sweep(restarted, clock, 2.0, 2.0)
+    assert status(ledger, "1.2.3.4").state == "receiving"
+    receive(ledger, "1.2.3.4", range(20, 40))
+    sweep(restarted, clock, 2.0, *[5.0] * 13)
+    found = status(ledger, "1.2.3.4")
+    assert (found.state, found.received, found.revision) == ("selected", 40, 1)
+
+
+def test_silence_while_no_listener_ran_closes_nothing(
+    ledger: Ledger, reconciler: Reconciler, clock: Clock
+) -> None:
+    receive(ledger, "1.2.3.4", range(20), outcome="aborted")
+    sweep(reconciler, clock, 10.0, 10.0)
+    # It was killed, and another has just begun.
+    sweep(reconciler, clock, 30.0)
+    ledger.presence.beat("listen", started_at=clock.now, turned_at=None, counts={})
+    sweep(reconciler, clock, 5.0)
+    for _ in range(5):
+        ledger.presence.beat("listen", started_at=clock.now, turned_at=None, counts={})
+        sweep(reconciler, clock, 10.0)
+    assert status(ledger, "1.2.3.4").state == "receiving"
+    ledger.presence.beat("listen", started_at=clock.now, turned_at=None, counts={})
+    sweep(reconciler, clock, 10.0, 3.0)
+    assert status(ledger, "1.2.3.4").closing_reason == "quiet_period"
+
+
 def test_a_localizer_is_skipped_with_its_reason(
     ledger: Ledger, reconciler: Reconciler, clock: Clock
 ) -> None:

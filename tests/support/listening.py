@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
@@ -118,6 +119,13 @@ class ListeningNode(Server):
 
     def sender(self, contexts: Contexts = CT_CONTEXT, **options: Any) -> RawSender:
         return RawSender(self.port, contexts, **options)
+
+    def has_connections(self) -> bool:
+        """Whether it still holds a connection that somebody made to its port."""
+        return any(
+            connection.status != psutil.CONN_LISTEN and connection.laddr.port == self.port
+            for connection in psutil.Process(self.pid).net_connections("tcp")
+        )
 
     def echo_seconds(self) -> float:
         """Time a C-ECHO on a new association."""

@@ -37,6 +37,8 @@ class Node:
         Empty: the embedded defaults.
     lease_s : float
         Of analyses and deliveries.
+    quiet_s : float
+        After which time alone closes a series.
     peer_options, sections : str
         Further lines of TOML: for each destination, and for the whole document.
     parts : sequence of str
@@ -60,6 +62,7 @@ class Node:
         query: bool = False,
         retry_s: float = 0.5,
         lease_s: float = 120.0,
+        quiet_s: float = 6.0,
         peer_options: str = "",
         sections: str = "",
         parts: Sequence[str] = PARTS,
@@ -95,7 +98,7 @@ bundle = "{bundle}"
 lease_s = {lease_s}
 [completion]
 settle_s = 1.0
-quiet_period_s = 6.0
+quiet_period_s = {quiet_s}
 study_settle_s = 0.2
 [delivery]
 lease_s = {lease_s}

@@ -28,7 +28,8 @@ from celery.signals import setup_logging, task_postrun, task_prerun
 from celery.worker import state as worker_state
 from kombu import Connection, Exchange, Producer, Queue
 from kombu.exceptions import KombuError
-from kombu.transport import filesystem
+from kombu.transport import filesystem, virtual
+from kombu.transport import redis as redis_transport
 from kombu.utils.json import dumps, loads
 from redis.exceptions import RedisError
 
@@ -112,6 +113,25 @@ class EmbeddedTransport(filesystem.Transport):
     """kombu's filesystem transport with atomic writes."""
 
     Channel = _Channel
+
+
+class _ForgivingQoS(redis_transport.QoS):
+    """An acknowledgement that Redis did not take frees its place all the same.
+
+    kombu would count the message as under way for ever, and with one at a time never ask for
+    another: the worker would sit there, alive and idle, until somebody restarts it. Redis gives
+    the message once more when its time is over; by then its row is done.
+    """
+
+    def ack(self, delivery_tag: str) -> None:
+        try:
+            super().ack(delivery_tag)
+        except _BROKER_ERRORS:
+            virtual.QoS.ack(self, delivery_tag)
+            raise
+
+
+redis_transport.Channel.QoS = _ForgivingQoS
 
 
 def make_app(settings: NodeSettings) -> Celery:

@@ -103,6 +103,14 @@ class Bench:
             assert time.monotonic() < end, f"waited {limit_s} s; record {self.lines}; {self.log}"
             time.sleep(0.02)
 
+    def nudged(self, row_id: int) -> bool:
+        """Nudge; return whether the broker took it."""
+        try:
+            self.nudger.analysis(row_id)
+        except BrokerUnavailable:
+            return False
+        return True
+
     def began(self, row_id: int, kind: str = "analyze") -> int:
         return sum(line.startswith(f"{kind} {row_id} begin") for line in self.lines)
 
@@ -235,16 +243,33 @@ def test_redis_may_be_flushed_killed_and_come_back(
         with pytest.raises(BrokerUnavailable):
             bench.nudger.analysis(3)
         redis_server.start()
+        bench.until(lambda: bench.nudged(4), 30)
+        bench.until(lambda: bench.began(4) >= 1, 60)
+    finally:
+        bench.close()
 
-        def nudged() -> bool:
-            try:
-                bench.nudger.analysis(4)
-            except BrokerUnavailable:
-                return False
-            return True
 
-        bench.until(nudged, 10)
-        bench.until(lambda: bench.began(4) >= 1, 30)
+@pytest.mark.peer("redis")
+@pytest.mark.parametrize("comes_back", ["before the end", "after the end"])
+def test_a_redis_that_dies_while_a_task_runs_stops_no_worker(
+    tmp_path: Path, redis_server: RedisServer, comes_back: str
+) -> None:
+    """Its acknowledgement fails: that must not count as a task under way for ever."""
+    bench = Bench(tmp_path, redis_server.url)
+    try:
+        bench.worker()
+        bench.nudger.analysis(3000)
+        bench.until(lambda: bench.began(3000) == 1)
+        redis_server.kill()
+        if comes_back == "after the end":
+            bench.until(lambda: "analyze 3000 end" in bench.lines)
+            bench.until(lambda: "Couldn't ack" in bench.log)
+        redis_server.start()
+        bench.until(lambda: bench.nudged(4), 30)
+        bench.until(lambda: bench.began(4) >= 1, 60)
+        # … and so for every further one.
+        bench.until(lambda: bench.nudged(5), 30)
+        bench.until(lambda: bench.began(5) >= 1, 60)
     finally:
         bench.close()
 

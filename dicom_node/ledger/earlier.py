@@ -50,21 +50,11 @@ class Earlier:
         The same patient: the same Patient ID of the same issuer; where an issuer is not stated,
         from the same sender; and no other name. What was read in the shadow is not told outside.
         """
-        a = t.analyses.c
-        return self._than(
-            _mine(a.shadow, a.first_started_at)
-            .join(t.revisions, t.revisions.c.series_id == t.series.c.id)
-            .join(t.analyses, a.revision_id == t.revisions.c.id)
-            .where(a.id == analysis_id)
-        )
+        return self._than(_of_analysis(analysis_id))
 
     def than_series(self, series_id: int) -> EarlierReadings:
         """Return the same for a series whose analysis would be claimed now, for the first time."""
-        now = self._database.now()
-        shadow, started_at = sa.literal(False).label("shadow"), sa.literal(now)
-        return self._than(
-            _mine(shadow, started_at.label("first_started_at")).where(t.series.c.id == series_id)
-        )
+        return self._than(_of_series(series_id, self._database.now()))
 
     def _than(self, query: sa.Select[Any]) -> EarlierReadings:
         with self._database.read() as connection:
@@ -75,6 +65,22 @@ class Earlier:
             if today is None:
                 return EarlierReadings(reason=_UNDATED)
             return _chosen(mine, today, connection.execute(_candidates(mine)))
+
+
+def _of_analysis(analysis_id: int) -> sa.Select[Any]:
+    a, r = t.analyses.c, t.revisions.c
+    return (
+        _mine(a.shadow, a.first_started_at)
+        .join(t.revisions, r.series_id == t.series.c.id)
+        .join(t.analyses, a.revision_id == r.id)
+        .where(a.id == analysis_id)
+    )
+
+
+def _of_series(series_id: int, now: float) -> sa.Select[Any]:
+    shadow, started_at = sa.literal(False), sa.literal(now)
+    columns = shadow.label("shadow"), started_at.label("first_started_at")
+    return _mine(*columns).where(t.series.c.id == series_id)
 
 
 def _mine(shadow: sa.ColumnElement[bool], started_at: sa.ColumnElement[float]) -> sa.Select[Any]:

@@ -15,7 +15,7 @@ from dicom_node.domain import EarlierReadings, StoredInstance
 from dicom_node.header import InstanceHeader
 from dicom_node.ledger import Arrival, Database, Ledger, Plan, open_ledger
 from dicom_node.ledger import tables as t
-from dicom_node.ledger.earlier import MOST_EARLIER, _candidates, _mine
+from dicom_node.ledger.earlier import MOST_EARLIER, _candidates, _of_analysis
 from dicom_node.ledger.leases import this_owner
 from dicom_node.ledger.schema import alembic_config
 from dicom_node.settings import Priority
@@ -246,7 +246,7 @@ def test_the_question_walks_along_the_patients_index(tmp_path: Path) -> None:
         node.read("20260101")
         now = node.waiting("20260311")
         with ledger.database.read() as connection:
-            mine = connection.execute(_mine(now)).one()
+            mine = connection.execute(_of_analysis(now)).one()
             query = _candidates(mine).compile(connection, compile_kwargs={"literal_binds": True})
             plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}").all()
     steps = [str(row[-1]) for row in plan]

@@ -38,6 +38,7 @@ from inference.lesion_map import to_source_grid
 from inference.lung_crop import LungCrop, crop_lungs, crop_to_input
 from inference.patient_net import PatientNet
 from inference.quality import MINIMUM_SLICES, assess_quality
+from inference.quantized import identity_in_int8
 from inference.systems import OtherSystems, disagreements, involved_lobes
 
 __all__ = ["Analyzer"]
@@ -82,8 +83,9 @@ class Analyzer:
         engine : "auto", "torch" or "openvino"
             auto: OpenVINO on a CPU, torch on a GPU.
         device : "auto", "cpu" or "cuda"
-        precision : "auto", "float32" or "bfloat16"
-            auto: bfloat16 where the device computes in it (see :func:`choose_precision`).
+        precision : "auto", "float32", "bfloat16" or "int8"
+            auto: bfloat16 where the device computes in it (see :func:`choose_precision`). int8 is
+            of the main model's slice network; the two other systems run as by auto then.
         batch_slices : int
             Slices per forward pass.
         threads : int
@@ -105,7 +107,7 @@ class Analyzer:
         )
         return cls(
             bundle.manifest,
-            bundle.identity,
+            identity_in_int8(bundle.identity) if precision == "int8" else bundle.identity,
             slice_engine,
             bundle.patient_net,
             batch_slices,
@@ -115,7 +117,7 @@ class Analyzer:
                 m2unet=m2unet,
                 jcs=jcs,
                 device=device,
-                precision=precision,
+                precision="auto" if precision == "int8" else precision,
                 batch=batch_slices,
             ),
         )

@@ -34,6 +34,7 @@ from inference.domain import DiseaseClass, ModelIdentity, Training
 from inference.errors import BundleError
 from inference.lung_crop import CropParameters
 from inference.patient_net import PatientNet, PatientNetParameters
+from inference.quantized import Int8Network, QuantizedNet
 from inference.slice_net import SliceNet, SliceNetParameters
 
 __all__ = [
@@ -97,6 +98,8 @@ class Manifest(Frozen):
     metrics : dict of str to float
         What an evaluation measured, for whoever chooses a model; the model card says on what.
     slice_weights, patient_weights : WeightsFile
+    int8 : QuantizedNet or None
+        The slice network in 8-bit integers, too.
     """
 
     format_version: Literal[1] = 1
@@ -113,6 +116,7 @@ class Manifest(Frozen):
     metrics: dict[str, float] = Field(default_factory=dict)
     slice_weights: WeightsFile
     patient_weights: WeightsFile
+    int8: QuantizedNet | None = None
 
     @model_validator(mode="after")
     def _fits_this_software(self) -> Manifest:
@@ -138,12 +142,15 @@ class Bundle:
     slice_net : SliceNet
         On the CPU, float32, evaluation mode.
     patient_net : PatientNet
+    int8 : Int8Network or None
+        In place of `slice_net`, for whoever asks for it.
     """
 
     manifest: Manifest
     identity: ModelIdentity
     slice_net: SliceNet
     patient_net: PatientNet
+    int8: Int8Network | None = None
 
 
 def load_bundle(directory: Path) -> Bundle:
@@ -175,7 +182,11 @@ def load_bundle(directory: Path) -> Bundle:
     patient_net = PatientNet(manifest.architecture.patient_net)
     fill(slice_net, slice_state, manifest.slice_weights.file)
     fill(patient_net, patient_state, manifest.patient_weights.file)
-    return Bundle(manifest, _identity(manifest, manifest_bytes), slice_net, patient_net)
+    int8 = None
+    if manifest.int8 is not None:
+        weights = manifest.int8.weights
+        int8 = Int8Network.of_tensors(read_weights(directory, weights), weights.file)
+    return Bundle(manifest, _identity(manifest, manifest_bytes), slice_net, patient_net, int8)
 
 
 def write_bundle(

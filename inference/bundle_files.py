@@ -28,6 +28,7 @@ __all__ = [
     "UNTRAINED_LIMITS",
     "Frozen",
     "Preprocessing",
+    "Sha256",
     "TrainingData",
     "WeightsFile",
     "fill",

@@ -31,7 +31,7 @@ __all__ = [
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 EngineName = Literal["auto", "torch", "openvino"]
-Precision = Literal["auto", "float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16", "int8"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +116,8 @@ def make_engine(
     dtype = choose_precision(precision, where)
     if name == "openvino" and where.type != "cpu":
         raise DeviceError("the engine openvino runs on the CPU only: set the device to cpu")
+    if dtype == torch.int8 and (name == "torch" or where.type != "cpu"):
+        raise DeviceError("int8 runs in the engine openvino on the CPU only")
     if name == "torch" or where.type != "cpu":
         from inference.torch_engine import TorchEngine
 
@@ -168,8 +170,11 @@ def choose_precision(name: Precision, device: torch.device) -> torch.dtype:
     """``auto`` takes bfloat16 where the device computes in it, else float32.
 
     On a CPU that means avx512_bf16 or AMX (or Arm's BF16): without them torch emulates bfloat16
-    several times slower than float32.
+    several times slower than float32. int8 is never chosen by itself: it reads a little
+    differently, and somebody has to have looked how much (:class:`inference.quantized.Agreement`).
     """
+    if name == "int8":
+        return torch.int8
     if name == "float32":
         return torch.float32
     if name == "bfloat16" or _computes_bf16(device):

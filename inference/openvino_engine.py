@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from inference.bundle import Bundle
 from inference.cpus import usable_cpus
 from inference.engine import SliceReadings
+from inference.errors import DeviceError
 from inference.windowed_net import WindowedNet
 
-__all__ = ["OpenVinoEngine"]
+__all__ = ["OpenVinoEngine", "converted", "without_telemetry"]
 
 MOST_STREAMS = 8  # each holds the activations of one slice: about 0.2 GB at 512 x 512
 TRACE_SIZE = 64  # the network is traced on a small image; the shape that counts is set afterwards
@@ -38,22 +39,26 @@ class OpenVinoEngine:
     ----------
     bundle : Bundle
     dtype : torch.dtype
-        float32 or bfloat16. Said explicitly: left alone, OpenVINO would choose by itself.
+        float32 or bfloat16. Said explicitly: left alone, OpenVINO would choose by itself. int8
+        runs the network that the bundle holds for it.
     threads : int
         0 takes the CPUs that this process may use.
+
+    Raises
+    ------
+    DeviceError
+        The bundle holds no int8 network.
     """
 
     def __init__(self, bundle: Bundle, dtype: torch.dtype, threads: int = 0) -> None:
-        openvino = _without_telemetry()
-        preprocessing = bundle.manifest.preprocessing
-        size = preprocessing.crop.input_size
-        self._centers_hu = preprocessing.window.centers_hu
+        openvino = without_telemetry()
+        self._centers_hu = bundle.manifest.preprocessing.window.centers_hu
         self._dtype = dtype
         self._version = openvino.__version__.split("-")[0]
         threads = threads or usable_cpus()
         streams = min(threads, MOST_STREAMS)
         compiled = openvino.Core().compile_model(
-            _converted(openvino, WindowedNet(bundle).eval(), size),
+            _quantized(bundle) if dtype == torch.int8 else converted(bundle),
             "CPU",
             {
                 "INFERENCE_PRECISION_HINT": "bf16" if dtype == torch.bfloat16 else "f32",
@@ -108,7 +113,7 @@ class OpenVinoEngine:
         return next(request for request in self._requests if request not in busy)
 
 
-def _without_telemetry() -> Any:
+def without_telemetry() -> Any:
     """Import OpenVINO, which reports each import to its makers where it finds their reporter.
 
     A node in a hospital talks to nobody it was not told of. Without the reporter OpenVINO takes
@@ -120,9 +125,23 @@ def _without_telemetry() -> Any:
     return openvino
 
 
-def _converted(openvino: Any, net: WindowedNet, size: int) -> Any:
+def converted(bundle: Bundle) -> Any:
+    """Return the bundle's network as an OpenVINO model that takes (1, 1, S, S) and a centre."""
+    openvino = without_telemetry()
+    net, size = WindowedNet(bundle).eval(), bundle.manifest.preprocessing.crop.input_size
     example = (torch.zeros(1, 1, TRACE_SIZE, TRACE_SIZE), torch.tensor(0.0))
     with warnings.catch_warnings(), torch.inference_mode():
         # torch means to replace tracing; OpenVINO has not changed over yet.
         warnings.simplefilter("ignore")
         return openvino.convert_model(net, example_input=example, input=[[1, 1, size, size], []])
+
+
+def _quantized(bundle: Bundle) -> Any:
+    if bundle.int8 is None:
+        raise DeviceError(
+            "the bundle holds no int8 network: make one with 'm3lung bundle quantize', or set the "
+            "precision to auto"
+        )
+    openvino = without_telemetry()
+    numbers = np.frombuffer(bundle.int8.numbers, np.uint8)
+    return openvino.Core().read_model(bundle.int8.structure, openvino.Tensor(numbers))

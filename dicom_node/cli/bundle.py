@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
 
-from dicom_node.cli.terminal import EXIT_USAGE, JsonOption, complain, out, print_json
+from dicom_node.cli.terminal import (
+    EXIT_USAGE,
+    JsonOption,
+    complain,
+    out,
+    print_json,
+    progress_bar,
+)
+
+if TYPE_CHECKING:
+    from inference.quantized import QuantizedNet
 
 __all__ = ["app", "register"]
 
@@ -256,6 +266,79 @@ def reference(
     path = folder / REFERENCE
     path.write_text(made.model_dump_json(indent=2) + "\n", encoding="utf-8")
     out.print(str(path), markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command("quantize")
+def quantize(
+    folder: BundleArgument,
+    cohort: Annotated[
+        Path, typer.Option(help="Cohort CSV; slices of its patients give the ranges.")
+    ],
+    test: Annotated[Path, typer.Option(help="Cohort CSV of patients that both networks read.")],
+    out_dir: OutOption,
+    split: Annotated[
+        Literal["train", "validation", "all"] | None,
+        typer.Option(help="Patients of --cohort. Default: validation where there is a split."),
+    ] = None,
+    slices: Annotated[int, typer.Option(min=1, help="Slices to take the ranges from.")] = 300,
+    seed: Annotated[int, typer.Option(help="Of their choice.")] = 0,
+    json: JsonOption = False,
+) -> None:
+    """Make a copy that also holds the slice network in 8-bit integers, for a CPU.
+
+    Nothing is trained. Patients of --test are read in float32 and in int8; how far they agree is
+    printed and stands in the manifest. A node runs it with [bold]analysis.precision = "int8"[/].
+
+    Example: m3lung bundle quantize trained/ --cohort learn/cohort.csv --test test/cohort.csv
+    --out trained-int8/
+    """
+    from training.cohort.table import read_cohort
+    from training.evaluation.evaluate import chosen_rows
+    from training.quantization import quantized_bundle
+
+    learned, tested = read_cohort(cohort), read_cohort(test)
+    has_split = (cohort.parent / "split.csv").is_file()
+    part = split or ("validation" if has_split else "all")
+    rows = learned.rows if part == "all" else chosen_rows(learned, part, None)
+    has_split = (test.parent / "split.csv").is_file()
+    held_out = chosen_rows(tested, "test", None) if has_split else tested.rows
+    with progress_bar() as progress:
+        manifest = quantized_bundle(
+            folder, out_dir, (learned, rows), (tested, held_out),
+            slices=slices, seed=seed, progress=progress,
+        )  # fmt: skip
+    assert manifest.int8 is not None  # noqa: S101  just made
+    if json:
+        print_json(manifest.int8.model_dump(mode="json"))
+        return
+    out.print(_agreement_table(manifest.int8))
+    out.print(f"bundle in {out_dir}", markup=False)
+
+
+def _agreement_table(int8: QuantizedNet) -> Table:
+    found = int8.agreement
+    table = Table(
+        box=None,
+        header_style="bold",
+        title=f"int8 against float32: {found.patients} patients, {found.slices} slices with lung",
+        title_justify="left",
+    )
+    for heading in ("", "same class", "largest difference", "mean"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    table.add_row(
+        "patient", f"{found.same_patient_class:.1%}", f"{found.patient_difference:.3f}", ""
+    )
+    table.add_row(
+        "slice, four-way",
+        f"{found.same_slice_class:.1%}",
+        f"{found.slice_difference:.3f}",
+        f"{found.mean_slice_difference:.4f}",
+    )
+    table.add_row(
+        "slice, lesion", "", f"{found.lesion_difference:.3f}", f"{found.mean_lesion_difference:.4f}"
+    )
+    table.add_row("lesion, % of lung", "", f"{found.percent_of_lung_difference:.2f} points", "")
+    return table
 
 
 @app.command("show")

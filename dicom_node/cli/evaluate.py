@@ -49,6 +49,7 @@ class PrecisionOption(enum.StrEnum):
     AUTO = "auto"
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
+    INT8 = "int8"
 
 
 BundleOption = Annotated[

@@ -152,7 +152,7 @@ class SelectionSettings(Section):
 
 
 class AnalysisSettings(Section):
-    """Where and how the model runs; never what it predicts."""
+    """Where and how the model runs; what it predicts only as far as `precision` rounds."""
 
     bundle: Path | None = None  # folder of a model bundle; None: the demonstration model
     models: Annotated[tuple[SystemName, ...], Field(min_length=1)] = ("m3lung",)  # "m2unet", "jcs"
@@ -161,7 +161,7 @@ class AnalysisSettings(Section):
     jcs_bundle: Path | None = None  # lesion outlines and explanation; needed for "jcs"
     engine: Literal["auto", "torch", "openvino"] = "auto"  # auto: openvino on a CPU, else torch
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU where there is one
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where it is fast
+    precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto"  # auto: bfloat16 if fast
     batch_slices: Annotated[int, Field(ge=1)] = 8  # through the network at a time
     threads: Annotated[int, Field(ge=0)] = 0  # 0: all cores
     decoders: Annotated[int, Field(ge=0)] = 0  # child processes that decode pixels; 0: all cores

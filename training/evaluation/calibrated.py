@@ -90,7 +90,8 @@ def calibrated_bundle(
     Returns
     -------
     Manifest
-        Of the new bundle; its digest is another one.
+        Of the new bundle; its digest is another one. An int8 network stays behind: the old
+        temperatures are in it, so it is to be made anew.
 
     Raises
     ------
@@ -103,7 +104,7 @@ def calibrated_bundle(
         raise TrainingError(f"{out} is not empty: a bundle gets a folder of its own")
     bundle = load_bundle(directory)
     manifest = bundle.manifest.model_dump(
-        mode="json", exclude={"slice_weights", "patient_weights", "calibration"}
+        mode="json", exclude={"slice_weights", "patient_weights", "calibration", "int8"}
     )
     present = bundle.manifest.calibration
     manifest["calibration"] = {

@@ -14,6 +14,7 @@ from typing import Any
 from inference.bundle import Manifest
 from inference.bundle_files import TrainingData
 from inference.domain import DiseaseClass, Training
+from inference.quantized import QuantizedNet
 from training.evaluation.document import EvaluationDocument, Figure
 
 __all__ = ["CARD", "USE", "model_card", "percent", "table", "training_data_section"]
@@ -82,6 +83,7 @@ def model_card(
         f"## How it was trained\n\n{notes.strip()}\n" if notes.strip() else "",
         _figures(evaluation),
         _on_real_slices(real),
+        _in_int8(manifest.int8),
     ]
     return "\n".join(part for part in parts if part)
 
@@ -278,6 +280,41 @@ def _on_real_slices(real: Mapping[str, Any] | None) -> str:
         f"{pictures['pixel_auc_pooled']:.3f} (density rule "
         f"{pictures['density_rule_pixel_auc_pooled']:.3f}), pointing game "
         f"{100 * pictures['pointing_game']:.1f} %, Dice {pictures['dice_mean']:.3f}\n"
+    )
+
+
+def _in_int8(int8: QuantizedNet | None) -> str:
+    if int8 is None:
+        return ""
+    found = int8.agreement
+    rows = [
+        (
+            "Patient",
+            f"{100 * found.same_patient_class:.1f} %",
+            f"{found.patient_difference:.3f}",
+            "",
+        ),
+        (
+            "Slice, four-way",
+            f"{100 * found.same_slice_class:.1f} %",
+            f"{found.slice_difference:.3f}",
+            f"{found.mean_slice_difference:.4f}",
+        ),
+        (
+            "Slice, lesion",
+            "",
+            f"{found.lesion_difference:.3f}",
+            f"{found.mean_lesion_difference:.4f}",
+        ),
+    ]
+    heads = ("int8 against float32", "Same class", "Largest difference", "Mean")
+    return (
+        f"## In 8-bit integers\n\nThe slice network a second time ({int8.made_with}; ranges from "
+        f"{int8.calibration_slices} slices). {found.patients} patients, {found.slices} slices with "
+        f"lung, cohort `{found.cohort_sha256[:16]}…`, read by both:\n\n"
+        + table(heads, rows)
+        + "\nLesion as percentage of lung: at most "
+        f"{found.percent_of_lung_difference:.2f} points apart.\n"
     )
 
 

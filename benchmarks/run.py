@@ -51,7 +51,7 @@ PARTS = (
     Part("series, shipped model", "series.py", "--slices 300 --model shipped --naive-slices 8",
          "--slices 300 --model shipped --naive-slices 40"),
     Part("turnaround", "turnaround.py", "--slices 60 --patients 1", "--slices 300 --patients 3"),
-    Part("ledger", "ledger.py", "--series 1000 10000 --rounds 10 --no-restart",
+    Part("ledger", "ledger.py", "--series 1000 10000 --rounds 10",
          "--series 1000 10000 100000 --rounds 30 --budget-s 1800"),
     Part("scale", "scale.py", "--series 4 --slices 24 --seconds 2",
          "--series 8 --slices 60 --seconds 10"),

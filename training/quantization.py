@@ -168,7 +168,7 @@ def quantize(bundle: Bundle, crops: NDArray[np.int16]) -> tuple[Int8Network, str
             nncf.Dataset(items),
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(items),
-            # The first convolution stays as it is: one in a hundred of the work, and the densities
+            # The first convolution stays as it is: two in a hundred of the work, and the densities
             # of the lung are a small part of its input's range (ADR 0024 has the figures).
             ignored_scope=nncf.IgnoredScope(names=_stem(model)),
             advanced_parameters=nncf.AdvancedQuantizationParameters(

@@ -243,8 +243,8 @@ def test_redis_may_be_flushed_killed_and_come_back(
         with pytest.raises(BrokerUnavailable):
             bench.nudger.analysis(3)
         redis_server.start()
-        bench.until(lambda: bench.nudged(4), 30)
-        bench.until(lambda: bench.began(4) >= 1, 60)
+        bench.until(lambda: bench.nudged(4), 10)
+        bench.until(lambda: bench.began(4) >= 1, 30)
     finally:
         bench.close()
 

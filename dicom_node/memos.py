@@ -4,9 +4,9 @@ A memo is a folder: the written results, and ``memo.json``, which holds result.j
 Its name tells the series and the key of what was read, so that whoever reads the very same finds
 it. It is found once: to take it is to rename it. A wrong or missing memo costs time, no result.
 
-``SERIES-KEY/`` without ``memo.json`` is a reading under way while its ``owner`` beats, and
-otherwise one that did not come to its end. Such a one is not begun again: what ends a worker once
-would end it at every quiet moment.
+``SERIES-KEY/`` without ``memo.json`` is a reading under way while its ``owner`` beats
+(:mod:`dicom_node.under_way`), and otherwise one that did not come to its end. Such a one is not
+begun again: what ends a worker once would end it at every quiet moment.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dicom_node.domain import ObjectKind
-from dicom_node.ledger.leases import owner_is_gone, this_owner
+from dicom_node.ledger.leases import this_owner
 from dicom_node.ledger.tallies import Tally
 from dicom_node.logs import get_logger
 from dicom_node.results.dicom_file import WrittenObject, sync_directory, write_atomically
 from dicom_node.results.result_json import ResultDocument
+from dicom_node.under_way import MEMO, OWNER, PROGRESS, SILENCE_S, beat_of, memo_folders
 
 __all__ = ["TIDY_INTERVAL_S", "Memo", "MemoDraft", "Memos", "tidy_memos"]
 
@@ -36,10 +37,9 @@ _log = get_logger(__name__)
 MOST_BYTES = 2 << 30  # of all memos: about ten series with an overlay for each of 300 slices
 LONGEST_AGE_S = 7200.0
 TIDY_INTERVAL_S = 60.0
-SILENCE_S = 15.0  # a reading under way that does not beat for so long has stopped
 _LOOK_S = 0.1
 _BEAT_S = 1.0
-_MEMO, _OWNER, _REMOVED = "memo.json", "owner", ".removed-"
+_REMOVED = ".removed-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +71,13 @@ class MemoDraft:
         self._key = key
         self._beat_at = 0.0  # monotonic
 
-    def beat(self) -> None:
-        """Show that the reading is under way; to be called often."""
+    def beat(self, words: str = "") -> None:
+        """Show that the reading is under way, and in `words` how far; to be called often."""
         now = time.monotonic()
         if now - self._beat_at >= _BEAT_S:
-            os.utime(self.folder / _OWNER)
+            os.utime(self.folder / OWNER)
+            with suppress(OSError):
+                (self.folder / PROGRESS).write_text(words, encoding="utf-8")
             self._beat_at = now
 
     def finish(self, document: ResultDocument) -> None:
@@ -93,9 +95,10 @@ class MemoDraft:
         """
         body = document.model_dump_json().encode()
         content = _digest(self._key, body).encode() + b"\n" + body
-        write_atomically(self.folder / _MEMO, content)
+        write_atomically(self.folder / MEMO, content)
         sync_directory(self.folder)
-        (self.folder / _OWNER).unlink()
+        (self.folder / PROGRESS).unlink(missing_ok=True)
+        (self.folder / OWNER).unlink()
 
     def give_up(self) -> None:
         """Leave nothing: the same may be begun again."""
@@ -104,7 +107,7 @@ class MemoDraft:
     def condemn(self) -> None:
         """Leave only the name: the same is not begun again."""
         with suppress(OSError):
-            (self.folder / _OWNER).unlink(missing_ok=True)
+            (self.folder / OWNER).unlink(missing_ok=True)
             for path in self.folder.iterdir():
                 if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
@@ -144,7 +147,7 @@ class Memos:
             folder.mkdir(mode=0o700)
         except FileExistsError:
             return None
-        (folder / _OWNER).write_text(this_owner(), encoding="utf-8")
+        (folder / OWNER).write_text(this_owner(), encoding="utf-8")
         return MemoDraft(folder, key)
 
     def take(
@@ -165,7 +168,7 @@ class Memos:
             memo = _read(folder, key)
             folder.rename(into)
             sync_directory(into.parent)
-            for name in (_MEMO, _OWNER):
+            for name in (MEMO, OWNER, PROGRESS):
                 (into / name).unlink(missing_ok=True)
         except FileNotFoundError:
             return None
@@ -178,8 +181,10 @@ class Memos:
 
     def forget(self, series_id: int) -> int:
         """Remove the memos of a series, but for what is under way; return how many were whole."""
-        found = [path for path in self._all() if path.name.startswith(f"{series_id}-")]
-        return self._remove_all(path for path in found if _beat(path) is None)
+        found = [
+            path for path in memo_folders(self._folder) if path.name.startswith(f"{series_id}-")
+        ]
+        return self._remove_all(path for path in found if beat_of(path) is None)
 
     def tidy(self, most_bytes: int = MOST_BYTES, longest_age_s: float = LONGEST_AGE_S) -> int:
         """Remove what nobody took in time or what is too much, the oldest first.
@@ -194,16 +199,16 @@ class Memos:
         kept: list[tuple[float, Path]] = []
         old: list[tuple[float, Path]] = []
         now = time.time()
-        for path in self._all():
+        for path in memo_folders(self._folder):
             with suppress(OSError):
                 changed_at = _changed_at(path)
                 # A clock that was set back makes a memo of the future: it goes, too.
-                expired = abs(now - changed_at) > longest_age_s and _beat(path) is None
+                expired = abs(now - changed_at) > longest_age_s and beat_of(path) is None
                 (old if expired else kept).append((changed_at, path))
         total = 0
         for changed_at, path in sorted(kept, reverse=True):
             total += _size_bytes(path)
-            if total > most_bytes and _beat(path) is None:
+            if total > most_bytes and beat_of(path) is None:
                 old.append((changed_at, path))
         return self._remove_all(path for _, path in old)
 
@@ -212,23 +217,17 @@ class Memos:
     def _path(self, series_id: int, key: str) -> Path:
         return self._folder / f"{series_id}-{key}"
 
-    def _all(self) -> list[Path]:
-        try:
-            return sorted(path for path in self._folder.iterdir() if path.name[:1].isdigit())
-        except OSError:
-            return []  # there is none, or none that could be of use
-
     def _remove_all(self, folders: Iterable[Path]) -> int:
         whole = 0
         for folder in folders:
-            whole += (folder / _MEMO).exists()
+            whole += (folder / MEMO).exists()
             _remove(folder)
         return whole
 
     def _wait(self, folder: Path, waiting: Callable[[], None]) -> None:
         seen: int | None = None
         since = time.monotonic()
-        while (beat := _beat(folder)) is not None:
+        while (beat := beat_of(folder)) is not None:
             if beat != seen:
                 seen, since = beat, time.monotonic()
             elif time.monotonic() - since > SILENCE_S:
@@ -258,7 +257,7 @@ def _read(folder: Path, key: str) -> Memo:
     OSError, ValueError
         It is not whole, or not what was put aside.
     """
-    digest, _, body = (folder / _MEMO).read_bytes().partition(b"\n")
+    digest, _, body = (folder / MEMO).read_bytes().partition(b"\n")
     if digest.decode("ascii", "replace") != _digest(key, body):
         raise _Altered
     document = ResultDocument.model_validate_json(body)
@@ -294,18 +293,8 @@ def _digest(key: str, body: bytes) -> str:
     return hashlib.sha256(key.encode() + b"\n" + body).hexdigest()
 
 
-def _beat(folder: Path) -> int | None:
-    """When the reading under way in `folder` last beat, in nanoseconds; None: there is none."""
-    try:
-        if (folder / _MEMO).exists() or owner_is_gone((folder / _OWNER).read_text("utf-8")):
-            return None
-        return (folder / _OWNER).stat().st_mtime_ns
-    except (OSError, ValueError):
-        return None
-
-
 def _changed_at(folder: Path) -> float:
-    memo = folder / _MEMO
+    memo = folder / MEMO
     return (memo if memo.exists() else folder).stat().st_mtime
 
 

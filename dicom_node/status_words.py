@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from dicom_node.ledger.worklist import DeliverySummary, SeriesStatus
 from dicom_node.settings import NodeSettings, Priority, QuietHours
 from dicom_node.settings.daily_hours import hours_begin
+from dicom_node.under_way import under_way
 
-__all__ = ["ANY_HOUR", "Hour", "in_words", "this_hour", "waits_for_quiet_hours"]
+__all__ = ["ANY_TIME", "Moment", "in_words", "right_now", "waits_for_quiet_hours"]
 
 
 @dataclass(frozen=True, slots=True)
-class Hour:
-    """What the hour of the day holds back.
+class Moment:
+    """What is so at a moment, and stands in no row of the ledger.
 
     Attributes
     ----------
@@ -23,26 +24,38 @@ class Hour:
         Where it is quiet now.
     off_peak_from : str
         ``HH:MM``, when off-peak series may start; empty: they may now.
+    ahead : mapping of series_id to str
+        Series that are being read ahead of the evidence, with how far that is.
     """
 
     quiet: Mapping[str, QuietHours] = field(default_factory=dict)
     off_peak_from: str = ""
+    ahead: Mapping[int, str] = field(default_factory=dict)
 
 
-ANY_HOUR = Hour()
-"""Nothing is held back."""
+ANY_TIME = Moment()
+"""Nothing is held back, and nothing read ahead."""
 
 
-def this_hour(settings: NodeSettings, now: float | None = None) -> Hour:
-    """Return what is held back now, or at `now` (seconds since the epoch, UTC)."""
+def right_now(settings: NodeSettings, now: float | None = None) -> Moment:
+    """Return what is so now, or what is held back at `now` (seconds since the epoch, UTC)."""
     now = time.time() if now is None else now
     priorities = settings.priorities
     begins = "" if priorities.is_off_peak(now) else hours_begin(priorities.off_peak_hours, now)
-    return Hour(settings.quiet(now), begins)
+    return Moment(settings.quiet(now), begins, under_way(settings.memos_dir))
 
 
-def in_words(item: SeriesStatus, hour: Hour = ANY_HOUR) -> str:
+def in_words(item: SeriesStatus, moment: Moment = ANY_TIME) -> str:
     """One sentence on where a series is."""
+    words = _in_words(item, moment)
+    waits = item.state in ("receiving", "complete") or item.analysis_state == "waiting"
+    if not waits or item.series_id not in moment.ahead:
+        return words
+    how_far = moment.ahead[item.series_id]
+    return f"{words}; already being read{how_far and ': '}{how_far}"
+
+
+def _in_words(item: SeriesStatus, moment: Moment) -> str:
     if item.state == "receiving":
         return f"receiving: {item.waiting_for or 'images are arriving'}"
     if item.state in ("complete", "skipped", "rejected", "superseded"):
@@ -53,19 +66,19 @@ def in_words(item: SeriesStatus, hour: Hour = ANY_HOUR) -> str:
             "superseded": "superseded by later slices",
         }
         return words[item.state]
-    return _analysis_in_words(item, hour)
+    return _analysis_in_words(item, moment)
 
 
-def _analysis_in_words(item: SeriesStatus, hour: Hour) -> str:
+def _analysis_in_words(item: SeriesStatus, moment: Moment) -> str:
     match item.analysis_state:
         case "waiting":
             again = f", attempt {item.attempts + 1}" if item.attempts else ""
-            return f"queued at position {item.queue_position}{_class_in_words(item, hour)}{again}"
+            return f"queued at position {item.queue_position}{_class_in_words(item, moment)}{again}"
         case "running":
             done = f" {item.done} of {item.total}" if item.total else ""
             return f"analysing: {item.stage}{done}"
         case "done":
-            return _deliveries_in_words(item, hour)
+            return _deliveries_in_words(item, moment)
         case "skipped":
             return f"not analysed: {item.reason}"
         case "rejected":
@@ -74,9 +87,9 @@ def _analysis_in_words(item: SeriesStatus, hour: Hour) -> str:
             return f"{item.analysis_state}: {item.reason}"
 
 
-def _class_in_words(item: SeriesStatus, hour: Hour) -> str:
+def _class_in_words(item: SeriesStatus, moment: Moment) -> str:
     if item.priority == Priority.OFF_PEAK:
-        return f", off-peak from {hour.off_peak_from}" if hour.off_peak_from else ", off-peak"
+        return f", off-peak from {moment.off_peak_from}" if moment.off_peak_from else ", off-peak"
     return ", urgent" if item.priority == Priority.URGENT else ""
 
 
@@ -89,15 +102,15 @@ _PROOF = {
 }
 
 
-def waits_for_quiet_hours(item: SeriesStatus, delivery: DeliverySummary, hour: Hour) -> str:
+def waits_for_quiet_hours(item: SeriesStatus, delivery: DeliverySummary, moment: Moment) -> str:
     """Return in words for which quiet hours a delivery waits, empty if for none."""
-    quiet = hour.quiet.get(delivery.destination)
+    quiet = moment.quiet.get(delivery.destination)
     if not delivery.states.get("waiting") or quiet is None or not quiet.hold(item.priority):
         return ""
     return f"waits for the end of the quiet hours of {delivery.destination}, {quiet.until}"
 
 
-def _deliveries_in_words(item: SeriesStatus, hour: Hour) -> str:
+def _deliveries_in_words(item: SeriesStatus, moment: Moment) -> str:
     if item.shadow:
         return "analysed in shadow; nothing is delivered"
     if not item.deliveries:
@@ -114,7 +127,7 @@ def _deliveries_in_words(item: SeriesStatus, hour: Hour) -> str:
         )
         if (sent < total or "commit_failed" in delivery.states) and delivery.last_error:
             words += f" ({delivery.last_error})"
-        if held := waits_for_quiet_hours(item, delivery, hour):
+        if held := waits_for_quiet_hours(item, delivery, moment):
             words += f", {held}"
         elif sent < total and delivery.next_attempt_at is not None:
             words += f", {_next_attempt(delivery.next_attempt_at - time.time())}"

@@ -29,7 +29,7 @@ from dicom_node.errors import ConfigurationError
 from dicom_node.ledger import Ledger, open_ledger
 from dicom_node.ledger.worklist import SeriesStatus
 from dicom_node.settings import DEFAULT_RULE, NodeSettings
-from dicom_node.status_words import Hour, in_words, this_hour
+from dicom_node.status_words import Moment, in_words, right_now
 
 __all__ = ["answer_status", "register"]
 
@@ -81,13 +81,13 @@ def _tell(
     names = {"accession": "accession", "patient_id": "patient", "uid": "uid"}
     asked = {name: question.get(word) for name, word in names.items()}
     found = ledger.worklist.find(**asked, limit=question["limit"])
-    hour = this_hour(settings)
+    moment = right_now(settings)
     if question["json"]:
         counts = dataclasses.asdict(ledger.worklist.counts())
-        series = [{**dataclasses.asdict(item), "words": in_words(item, hour)} for item in found]
+        series = [{**dataclasses.asdict(item), "words": in_words(item, moment)} for item in found]
         paper.file.write(json_text({"counts": counts, "series": series}) + "\n")
     elif found:
-        paper.print(_table(found, hour))
+        paper.print(_table(found, moment))
     elif any(asked.values()):
         paper.print("No such series has arrived here.")
     else:
@@ -184,13 +184,13 @@ def purge(
         )
 
 
-def _table(found: list[SeriesStatus], hour: Hour) -> Table:
+def _table(found: list[SeriesStatus], moment: Moment) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("last image", "accession", "series", "images", "state", "predicted"):
         table.add_column(heading, overflow="fold")
     for item in found:
         images = f"{item.received}" + (f"/{item.expected}" if item.expected else "")
-        words = in_words(item, hour)
+        words = in_words(item, moment)
         if item.rule not in ("", DEFAULT_RULE.name) and item.state == "selected":
             words += f"\n(rule {item.rule})"
         if item.closing_reason and item.state == "selected":

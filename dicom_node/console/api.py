@@ -26,7 +26,7 @@ from dicom_node.ledger.series_record import (
 from dicom_node.ledger.signs_of_life import SignsOfLife
 from dicom_node.ledger.worklist import DeliverySummary, NodeCounts
 from dicom_node.settings import Priority
-from dicom_node.status_words import Hour, in_words, this_hour
+from dicom_node.status_words import Moment, in_words, right_now
 
 __all__ = ["router"]
 
@@ -154,7 +154,7 @@ def series(request: Request, series_id: int) -> SeriesDetail:
     if record is None:
         raise HTTPException(404, "there is no such series")
     return SeriesDetail(
-        series=_item(record.row, _hour(request)),
+        series=_item(record.row, _moment(request)),
         revisions=list(record.revisions),
         objects=list(record.objects),
         deliveries=list(record.deliveries),
@@ -186,20 +186,20 @@ def _cursor(text: str | None) -> Cursor | None:
     return cursor
 
 
-def _hour(request: Request) -> Hour:
-    return this_hour(console_of(request).settings())
+def _moment(request: Request) -> Moment:
+    return right_now(console_of(request).settings())
 
 
 def _page(request: Request, page: Page) -> SeriesPage:
-    hour = _hour(request)
+    moment = _moment(request)
     return SeriesPage(
-        items=[_item(row, hour) for row in page.rows],
+        items=[_item(row, moment) for row in page.rows],
         older=str(page.older) if page.older else None,
         newer=str(page.newer) if page.newer else None,
     )
 
 
-def _item(row: WorklistRow, hour: Hour) -> SeriesItem:
+def _item(row: WorklistRow, moment: Moment) -> SeriesItem:
     status = row.status
     same = {
         name: getattr(status, name)
@@ -211,7 +211,7 @@ def _item(row: WorklistRow, hour: Hour) -> SeriesItem:
         **same,
         patient_id=row.patient_id,
         stage=row.stage,
-        words=in_words(status, hour),
+        words=in_words(status, moment),
         analysis_stage=status.stage,
         started_at=row.started_at,
         deliveries=list(status.deliveries),

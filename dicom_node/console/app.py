@@ -34,7 +34,8 @@ from dicom_node.ledger.console_users import ConsoleUsers
 from dicom_node.ledger.listing import Listing
 from dicom_node.ledger.readings import Readings
 from dicom_node.settings import SettingsSource
-from dicom_node.status_words import in_words, this_hour
+from dicom_node.status_words import in_words, right_now
+from dicom_node.under_way import under_way
 
 __all__ = ["make_app"]
 
@@ -51,7 +52,7 @@ def make_app(source: SettingsSource, ledger: Ledger, auditor: Auditor | None = N
     settings = source()
     base = settings.console.base_path
     templates = make_templates(base)
-    templates.filters["in_words"] = lambda item: in_words(item, this_hour(source()))
+    templates.filters["in_words"] = lambda item: in_words(item, right_now(source()))
     listing = Listing(ledger.database)
     auditor = auditor or Auditor(settings, "console")
     console = Console(
@@ -67,6 +68,7 @@ def make_app(source: SettingsSource, ledger: Ledger, auditor: Auditor | None = N
             Changes(ledger.database),
             listing,
             lambda name, values: templates.get_template(name).render(values),
+            lambda: under_way(source().memos_dir),
         ),
         throttle=LoginThrottle(),
         thumbnails=Thumbnails(settings.root / "console" / "thumbnails"),

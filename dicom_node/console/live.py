@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -40,15 +40,25 @@ class Live:
     changes, listing
         The ledger's.
     render : Renderer
+    ahead : callable
+        Returns how far the readings ahead of the evidence are, by series id: no row of the ledger
+        tells of them.
     """
 
     def __init__(
-        self, changes: Changes, listing: Listing, render: Renderer, interval_s: float = _INTERVAL_S
+        self,
+        changes: Changes,
+        listing: Listing,
+        render: Renderer,
+        ahead: Callable[[], Mapping[int, str]] = dict,
+        interval_s: float = _INTERVAL_S,
     ) -> None:
         self._changes = changes
         self._listing = listing
         self._render = render
         self._interval_s = interval_s
+        self._ahead = ahead
+        self._were_ahead: Mapping[int, str] = {}
         self._listeners: dict[asyncio.Queue[str | None], bool] = {}  # queue → is it an admin's
         self._task: asyncio.Task[None] | None = None
         self.looks = 0
@@ -111,11 +121,14 @@ class Live:
     def _look(self, roles: set[bool]) -> dict[bool, str]:
         self.looks += 1
         found = self._changes.look()
-        if not found.changed and not found.arrived:
+        ahead = self._ahead()
+        changed = found.changed | {number for number, _ in ahead.items() ^ self._were_ahead.items()}
+        self._were_ahead = ahead
+        if not changed and not found.arrived:
             return {}
-        rows = self._listing.rows(sorted(found.changed)[:_MOST_ROWS])
+        rows = self._listing.rows(sorted(changed)[:_MOST_ROWS])
         counts = _event("counts", self._render("_counts.html", {"counts": self._listing.counts()}))
-        arrived = found.arrived or len(found.changed) > _MOST_ROWS
+        arrived = found.arrived or len(changed) > _MOST_ROWS
         tail = counts + (_event("arrived", "") if arrived else "")
         return {
             is_admin: "".join(

@@ -9,7 +9,7 @@ from dicom_node.completion import ClosingReason
 from dicom_node.ledger.series_record import DeliveryRecord, SeriesRecord
 from dicom_node.ledger.states import DeliveryState
 from dicom_node.settings import Priority
-from dicom_node.status_words import ANY_HOUR, Hour, in_words, waits_for_quiet_hours
+from dicom_node.status_words import ANY_TIME, Moment, in_words, waits_for_quiet_hours
 
 __all__ = ["Step", "timeline"]
 
@@ -41,9 +41,9 @@ class Step:
     took_s: float | None = None
 
 
-def timeline(record: SeriesRecord, hour: Hour = ANY_HOUR) -> list[Step]:
+def timeline(record: SeriesRecord, moment: Moment = ANY_TIME) -> list[Step]:
     """Return the steps of the newest revision, the first image first."""
-    steps = list(_steps(record, hour))
+    steps = list(_steps(record, moment))
     before: float | None = None
     timed = []
     for step in steps:
@@ -53,7 +53,13 @@ def timeline(record: SeriesRecord, hour: Hour = ANY_HOUR) -> list[Step]:
     return timed
 
 
-def _steps(record: SeriesRecord, hour: Hour) -> Iterator[Step]:
+def _ahead(record: SeriesRecord, moment: Moment) -> Iterator[Step]:
+    how_far = moment.ahead.get(record.row.status.series_id)
+    if how_far is not None:
+        yield Step("Already being read", None, how_far, "busy")
+
+
+def _steps(record: SeriesRecord, moment: Moment) -> Iterator[Step]:
     status, revision = record.row.status, record.newest
     source = status.source_ae or "an unknown sender"
     yield Step("First image", status.first_arrival_at, f"from {source}")
@@ -65,6 +71,7 @@ def _steps(record: SeriesRecord, hour: Hour) -> Iterator[Step]:
         images += f", the source states {status.expected}"
     if revision.closed_at is None:
         yield Step("Receiving", None, f"{images}; {status.waiting_for or 'more may come'}", "busy")
+        yield from _ahead(record, moment)
         return
     yield Step("Last image", revision.last_arrival_at, images)
     reason = ClosingReason(revision.closing_reason) if revision.closing_reason else None
@@ -74,17 +81,17 @@ def _steps(record: SeriesRecord, hour: Hour) -> Iterator[Step]:
         f"because {reason.text}" if reason else "",
         "good" if reason and reason.is_confirmed else "wait",
     )
-    yield from _analysis(record, hour)
+    yield from _analysis(record, moment)
     deliveries: list[list[Step]] = []
     for destination in dict.fromkeys(item.destination for item in record.deliveries):
         mine = [item for item in record.deliveries if item.destination == destination]
-        deliveries.append(list(_delivery(destination, mine, _held(record, destination, hour))))
+        deliveries.append(list(_delivery(destination, mine, _held(record, destination, moment))))
     # In the order they happened; what has not, comes last.
     for steps in sorted(deliveries, key=lambda steps: steps[0].at or float("inf")):
         yield from steps
 
 
-def _analysis(record: SeriesRecord, hour: Hour) -> Iterator[Step]:
+def _analysis(record: SeriesRecord, moment: Moment) -> Iterator[Step]:
     status, revision = record.row.status, record.newest
     if revision.analysis_id is None:
         tone = {"skipped": "quiet", "rejected": "bad"}.get(revision.state, "wait")
@@ -94,6 +101,8 @@ def _analysis(record: SeriesRecord, hour: Hour) -> Iterator[Step]:
             revision.state, "Waits for selection"
         )
         yield Step(title, at, status.reason, tone)
+        if tone == "wait":
+            yield from _ahead(record, moment)
         return
     yield Step("Chosen", revision.queued_at, _how(record))
     attempt = f"attempt {revision.attempts}" if revision.attempts > 1 else ""
@@ -105,8 +114,11 @@ def _analysis(record: SeriesRecord, hour: Hour) -> Iterator[Step]:
             if status.shadow:
                 yield Step("In shadow", None, "nothing is delivered", "quiet")
         case "waiting" | "running":
-            tone = "wait" if revision.analysis_state == "waiting" else "busy"
-            yield Step(in_words(status, hour).capitalize(), None, status.reason, tone)
+            waits = revision.analysis_state == "waiting"
+            words = in_words(status, replace(moment, ahead={})).capitalize()
+            yield Step(words, None, status.reason, "wait" if waits else "busy")
+            if waits:
+                yield from _ahead(record, moment)
         case "skipped":
             yield Step("Not analysed", revision.finished_at, status.reason, "quiet")
         case _:
@@ -122,12 +134,12 @@ def _how(record: SeriesRecord) -> str:
     return words + (f"; rule {status.rule}" if status.rule else "")
 
 
-def _held(record: SeriesRecord, destination: str, hour: Hour) -> str:
+def _held(record: SeriesRecord, destination: str, moment: Moment) -> str:
     """Return in words for which quiet hours a destination's results wait."""
     status = record.row.status
     return next(
         (
-            waits_for_quiet_hours(status, delivery, hour)
+            waits_for_quiet_hours(status, delivery, moment)
             for delivery in status.deliveries
             if delivery.destination == destination
         ),

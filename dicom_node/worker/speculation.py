@@ -212,9 +212,9 @@ class Speculation:
         """Progress that ends the reading when it is of no use or somebody waits."""
         looked_at = float("-inf")  # monotonic
 
-        def progress(_stage: str, _done: int, _total: int) -> None:
+        def progress(stage: str, done: int, total: int) -> None:
             nonlocal looked_at
-            draft.beat()
+            draft.beat(f"{stage} {done} of {total}" if total else stage)
             now = time.monotonic()
             if now - looked_at < LOOK_S:
                 return

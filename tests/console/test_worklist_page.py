@@ -16,6 +16,7 @@ from dicom_node.ledger import listing
 from dicom_node.ledger.console_users import ConsoleRole
 from dicom_node.ledger.listing import Cursor, Listing, SeriesStage
 from dicom_node.ledger.states import DeliveryEvent
+from dicom_node.memos import Memos
 from support.console_node import ConsoleNode, Filled, ServedConsole, csrf_of
 
 
@@ -209,6 +210,35 @@ def test_changes_come_by_themselves_and_one_look_serves_all(tmp_path: Path) -> N
         live.close()
         for listener in listeners:
             listener.join()
+    node.ledger.close()
+
+
+def test_a_reading_ahead_shows_how_far_it_is(tmp_path: Path) -> None:
+    node = ConsoleNode(tmp_path)
+    node.user("vera", ConsoleRole.VIEWER)
+    series_id, _ = node.selected()
+    with ServedConsole(node) as served, served.log_in("vera") as client:
+        listener = Listener(client)
+        listener.wait_for("retry:")
+        time.sleep(1.5)  # the first look is past
+        memos = Memos(tmp_path / "state" / "memos")
+        draft = memos.begin(series_id, "a" * 64)
+        assert draft is not None
+        draft.beat("slices 7 of 90")
+        listener.wait_for("queued at position 1; already being read: slices 7 of 90")
+        page = client.get(f"/series/{series_id}").text
+        assert "<b>Queued at position 1</b>" in page
+        assert "<b>Already being read</b>" in page
+        assert "slices 7 of 90" in page
+        so_far = len(listener.text)
+        draft.give_up()
+        deadline = time.monotonic() + 60.0
+        while f"event: series-{series_id}" not in listener.text[so_far:]:
+            assert time.monotonic() < deadline, listener.text
+            time.sleep(0.05)
+        assert "being read" not in listener.text[so_far:]
+        served.app.state.console.live.close()
+        listener.join()
     node.ledger.close()
 
 

@@ -18,6 +18,7 @@ from dicom_node.results.context import Completeness, ResultContext, ResultOption
 from dicom_node.results.result_json import ResultDocument, analyzed
 from dicom_node.results.source import SourceSeries
 from dicom_node.results.writer import write_results
+from dicom_node.under_way import SILENCE_S, under_way
 from support.made_findings import made_findings, made_volume
 from support.synthetic_ct import synthetic_series
 
@@ -179,6 +180,29 @@ def test_the_dead_and_the_silent_are_not_waited_for(
     assert memos.begin(1, KEY) is None  # what ended its worker is not tried again
     assert memos.forget(1) == 0
     assert not draft.folder.exists()
+
+
+def test_how_far_a_reading_is_shows_while_it_is_under_way(
+    memos: Memos, written: Written, into: Path
+) -> None:
+    folder = into.parents[2] / "memos"
+    assert under_way(folder) == {}
+    draft = memos.begin(12, KEY)
+    assert draft is not None
+    assert under_way(folder) == {12: ""}
+    draft.beat("slices 3 of 9")
+    assert under_way(folder) == {12: "slices 3 of 9"}
+    then = time.time() - SILENCE_S - 1
+    os.utime(draft.folder / "owner", (then, then))
+    assert under_way(folder) == {}, "it is silent"
+    os.utime(draft.folder / "owner")
+    shutil.copytree(written.folder, draft.folder, dirs_exist_ok=True)
+    draft.finish(written.document)
+    assert under_way(folder) == {}, "it is at its end"
+    assert memos.take(12, KEY, into) is not None
+    assert sorted(path.name for path in into.iterdir()) == sorted(
+        path.name for path in written.folder.iterdir()
+    )
 
 
 def test_a_series_forgets_but_what_is_under_way(memos: Memos, written: Written) -> None:

@@ -23,7 +23,7 @@ from dicom_node.ledger.worklist import SeriesStatus
 from dicom_node.reconciler import Reconciler
 from dicom_node.rule_trial import try_rules
 from dicom_node.settings import NodeSettings, Priority, QuietHours
-from dicom_node.status_words import in_words, this_hour
+from dicom_node.status_words import in_words, right_now
 from dicom_node.worker.analysis import _destinations
 
 NORMAL = Plan()
@@ -257,11 +257,11 @@ def test_quiet_hours_in_words(ledger: Ledger) -> None:
     peer = {"name": "pacs", "ae_title": "P", "quiet_hours": ["11:00-12:30"]}
     settings = NodeSettings(peers=[peer])
     [item] = ledger.worklist.find()
-    words = in_words(item, this_hour(settings, NOON))
+    words = in_words(item, right_now(settings, NOON))
     assert words == (
         "analysed; pacs: 0 of 1 objects sent, waits for the end of the quiet hours of pacs, 12:30"
     )
-    assert "quiet" not in in_words(item, this_hour(settings, NOON + HOUR_S))
+    assert "quiet" not in in_words(item, right_now(settings, NOON + HOUR_S))
 
 
 @pytest.mark.parametrize(
@@ -371,7 +371,7 @@ def test_rules_decide_and_are_shown(
     assert rules == {"2.1": "thin", "2.2": "heads", "2.3": "trial", "2.4": "default", "2.5": "er"}
     head = status(ledger, "2.2")
     assert in_words(head) == "not analysed: No heads here. (rule heads)"
-    hour = this_hour(settings, clock.now)
+    hour = right_now(settings, clock.now)
     words = {uid: in_words(status(ledger, uid), hour) for uid in ("2.1", "2.5")}
     assert words == {
         "2.1": "queued at position 4, off-peak from 19:00",

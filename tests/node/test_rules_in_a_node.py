@@ -16,7 +16,7 @@ import pytest
 from dicom_node.delivery.worker import DeliveryWorker
 from dicom_node.settings import NodeSettings
 from dicom_node.simulated_pacs import SimulatedPacs
-from dicom_node.status_words import in_words, this_hour
+from dicom_node.status_words import in_words, right_now
 from inference.analyzer import Analyzer
 from inference.decoder_pool import DecoderPool
 from support.node_in_process import NodeInProcess
@@ -68,7 +68,7 @@ class Node(NodeInProcess):
         self.broker.deliveries.clear()
 
     def words(self, uid: str) -> str:
-        return in_words(self.status(uid), this_hour(self.settings, self.now))
+        return in_words(self.status(uid), right_now(self.settings, self.now))
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from dicom_node.completion import ClosingReason
 from dicom_node.ledger import Standing, tables
 from dicom_node.settings import NodeSettings
+from dicom_node.status_words import in_words, right_now
 from dicom_node.worker import speculation as speculation_module
 from dicom_node.worker.assignment import Assignment
 from dicom_node.worker.speculation import Speculation
@@ -165,6 +166,26 @@ def test_what_was_read_ahead_is_what_would_have_been_read(make: Make) -> None:
         assert (node.settings.results_dir / row.path).is_file()
     [attempt] = {Path(row.path).parent for row in found["objects"] if "/" not in row.slot}
     assert (node.settings.results_dir / attempt / "result.json").is_file()
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_whoever_asks_meanwhile_is_told(make: Make, is_closed: bool) -> None:
+    node = make()
+    uid = node.receive(1, range(24))
+    node.sweep(1.0)
+    said: list[str] = []
+
+    def ask() -> None:
+        if is_closed:
+            node.sweep(5.0, 3.0)
+        said.append(in_words(node.status(uid), right_now(node.settings)))
+
+    node.pixels.meanwhile = ask
+    node.read_ahead()
+    where, _, how_far = said[0].partition("; already being read: ")
+    assert where.startswith("queued at position 1" if is_closed else "receiving: ")
+    assert how_far in ("decode", "decode 0 of 24", "load 0 of 24")
+    assert "being read" not in in_words(node.status(uid), right_now(node.settings))
 
 
 def test_a_late_slice_makes_the_reading_worthless(make: Make) -> None:

@@ -31,7 +31,7 @@ from dicom_node.ledger.series_record import (
     read_series,
 )
 from dicom_node.ledger.states import DeliveryState
-from dicom_node.status_words import this_hour
+from dicom_node.status_words import right_now
 from inference.domain import DiseaseClass, Lobe
 
 __all__ = ["PAGE", "record_of"]
@@ -169,7 +169,7 @@ def _values(request: Request, record: SeriesRecord) -> dict[str, Any]:
         "record": record,
         "row": record.row,
         "status": record.row.status,
-        "steps": timeline(record, this_hour(settings)),
+        "steps": timeline(record, right_now(settings)),
         "result": result,
         "classes": list(DiseaseClass),
         "lobes": list(Lobe),

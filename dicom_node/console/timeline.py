@@ -110,7 +110,7 @@ def _analysis(record: SeriesRecord, moment: Moment) -> Iterator[Step]:
         yield Step("Analysis began", revision.started_at, attempt)
     match revision.analysis_state:
         case "done":
-            yield Step("Analysed", revision.finished_at)
+            yield Step("Analysed", revision.finished_at, _when_read(record))
             if status.shadow:
                 yield Step("In shadow", None, "nothing is delivered", "quiet")
         case "waiting" | "running":
@@ -124,6 +124,16 @@ def _analysis(record: SeriesRecord, moment: Moment) -> Iterator[Step]:
         case _:
             words = in_words(status).partition(":")[0].capitalize()
             yield Step(words, revision.finished_at, status.reason, "bad")
+
+
+def _when_read(record: SeriesRecord) -> str:
+    """Say so where the reading took longer than its analysis: it was made before (ADR 0022)."""
+    revision, result = record.newest, record.row.status.result or {}
+    if revision.started_at is None or revision.finished_at is None:
+        return ""
+    reading_s = sum(result.get("timing_s", {}).values())
+    ahead = reading_s > revision.finished_at - revision.started_at + 1.0
+    return "it had been read ahead of its turn" if ahead else ""
 
 
 def _how(record: SeriesRecord) -> str:

@@ -16,7 +16,7 @@ from dicom_node.results.summary import draw_head
 
 __all__ = ["build_not_analyzed", "paint_not_analyzed"]
 
-_WIDTH, _HEIGHT = 1080, 540
+_WIDTH, _HEIGHT = 1080, 576
 
 
 def build_not_analyzed(reason: str, results: ResultSet) -> Dataset:
@@ -40,7 +40,7 @@ def build_not_analyzed(reason: str, results: ResultSet) -> Dataset:
 
 
 def paint_not_analyzed(reason: str, results: ResultSet) -> NDArray[np.uint8]:
-    """Return the page as RGB, shape (540, 1080, 3)."""
+    """Return the page as RGB, shape (576, 1080, 3)."""
     page = Page(_WIDTH, _HEIGHT)
     top = draw_head(page, results)
     right = page.width - MARGIN

@@ -53,11 +53,13 @@ class Page:
             y = self.text(x, y, line, size, colour)
         return y
 
-    def fitted(self, x: int, y: int, words: str, width: int, size: int, colour: Colour) -> int:
+    def fitted(
+        self, x: int, y: int, words: str, width: int, size: int, colour: Colour, anchor: str = "la"
+    ) -> int:
         """Draw one line as large as fits, at most `size`; return the y of the next."""
         while size > 10 and text_width(words, size) > width:
             size -= 1
-        return self.text(x, y, words, size, colour)
+        return self.text(x, y, words, size, colour, anchor)
 
     def card(self, left: int, top: int, right: int, bottom: int, title: str) -> int:
         """Draw a card; return the y below its title."""

@@ -39,7 +39,7 @@ from inference.domain import CtVolume, Findings, Training
 
 __all__ = ["build_summary", "draw_head", "paint_summary"]
 
-WIDTH, HEIGHT = 1080, 1440
+WIDTH, HEIGHT = 1080, 1476
 
 
 def build_summary(
@@ -67,7 +67,7 @@ def build_summary(
 def paint_summary(
     findings: Findings, results: ResultSet, painter: OverlayPainter
 ) -> NDArray[np.uint8]:
-    """Return the page as RGB, shape (1440, 1080, 3); longer with the cards that not all have."""
+    """Return the page as RGB, shape (1476, 1080, 3); longer with the cards that not all have."""
     extra = systems_height(findings, WIDTH - 2 * MARGIN)
     since = progress_height(results.progress, WIDTH - 2 * MARGIN)
     page = Page(WIDTH, HEIGHT + extra + since)
@@ -96,9 +96,13 @@ def paint_summary(
 
 
 def draw_head(page: Page, results: ResultSet) -> int:
-    """Draw title, banner and what was read; return the y below."""
-    right = page.width - MARGIN
-    page.text(MARGIN, 30, "Chest CT: lung reading", 32, INK)
+    """Draw title, banner and what was read; return the y below.
+
+    Viewers write into the corners of a picture, so the lines stand in the middle, and the banner
+    below what is written beside them.
+    """
+    left, middle, right = MARGIN, page.width // 2, page.width - MARGIN
+    page.text(middle, 30, "Chest CT: lung reading", 32, INK, "ma")
     source = results.source
     series = [
         f"Study {_date(source.study_date)}" if source.study_date else "",
@@ -106,13 +110,13 @@ def draw_head(page: Page, results: ResultSet) -> int:
         source.series_description,
         f"{results.context.completeness.instance_count} images",
     ]
-    page.fitted(MARGIN, 76, " · ".join(filter(None, series)), right - MARGIN, 17, DIM)
+    page.fitted(middle, 80, " · ".join(filter(None, series)), right - left, 17, DIM, "ma")
     lines = [line for line in (results.options.banner, results.training_words) if line]
-    top, bottom = 108, 108 + 16 + 28 * len(lines)
-    page.draw.rounded_rectangle((MARGIN, top, right, bottom), radius=8, outline=AMBER, width=2)
+    top, bottom = 144, 144 + 16 + 28 * len(lines)
+    page.draw.rounded_rectangle((left, top, right, bottom), radius=8, outline=AMBER, width=2)
     y = top + 10
     for line in lines:
-        page.fitted(MARGIN + PADDING, y, line, right - MARGIN - 2 * PADDING, 20, AMBER)
+        page.fitted(middle, y, line, right - left - 2 * PADDING, 20, AMBER, "ma")
         y += 28
     return bottom + 18
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
@@ -62,6 +63,20 @@ def test_the_timeline_has_every_step_with_its_time(node: ConsoleNode, read: int)
     assert took["Delivered to pacs"] == pytest.approx(4.0)
     assert took["Delivering to archive"] is None
     assert "stack without gaps" in steps[2].words
+
+
+def test_what_was_read_ahead_says_so(node: ConsoleNode, read: int) -> None:
+    record = read_series(node.ledger.database, read)
+    assert record is not None
+    assert record.row.status.result is not None
+    words = []
+    for reading_s in (40.0, 300.0):  # the analysis took 48.5 s
+        result = {**record.row.status.result, "timing_s": {"slices": reading_s}}
+        status = dataclasses.replace(record.row.status, result=result)
+        row = dataclasses.replace(record.row, status=status)
+        steps = timeline(dataclasses.replace(record, row=row))
+        words += [step.words for step in steps if step.title == "Analysed"]
+    assert words == ["", "it had been read ahead of its turn"]
 
 
 def test_shows_the_reading(browser: httpx.Client, read: int) -> None:

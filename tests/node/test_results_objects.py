@@ -657,6 +657,6 @@ def test_a_series_that_was_not_analysed_gets_a_page(case: Case, tmp_path: Path) 
     assert item.kind == ObjectKind.SUMMARY
     assert page.SeriesDescription.startswith("Not analysed: ")
     assert reason in page.DerivationDescription
-    assert page.pixel_array.shape == (540, 1080, 3)
+    assert page.pixel_array.shape == (576, 1080, 3)
     assert len(page.ContributingEquipmentSequence) == 2  # no model read it
     assert read_instance_header(tmp_path / item.path).from_this_node

@@ -245,7 +245,7 @@ def page_of(volume: CtVolume, findings: Findings, source: SourceSeries) -> NDArr
 def test_summary_shows_every_part(series: tuple[CtVolume, Findings, SourceSeries]) -> None:
     volume, findings, source = series
     whole = page_of(volume, findings, source)
-    assert whole.shape == (1440, 1080, 3)
+    assert whole.shape == (1476, 1080, 3)
     changes = {
         "patient": dataclasses.replace(findings, patient=None, nonparametric=None),
         "second opinion": dataclasses.replace(findings, nonparametric=None),
@@ -265,5 +265,5 @@ def test_page_of_a_series_that_was_not_analysed_holds_its_reason(
     results = ResultSet(source, None, CONTEXT, ResultOptions())
     one = paint_not_analyzed("This is not a chest CT.", results)
     two = paint_not_analyzed("Two slices lie at the same position.", results)
-    assert one.shape == (540, 1080, 3)
+    assert one.shape == (576, 1080, 3)
     assert (one != two).any()

@@ -98,7 +98,7 @@ def test_without_the_systems_there_is_nothing_of_them(case: Case, tmp_path: Path
     names = {label(group) for group in groups(dcmread(tmp_path / "report-0.dcm"))}
     assert not any("lobe" in name or "score" in name for name in names)
     page = dcmread(tmp_path / "summary.dcm")
-    assert (page.Rows, page.Columns) == (1440, 1080)
+    assert (page.Rows, page.Columns) == (1476, 1080)
     document = analyzed(case.plain, case.source, CONTEXT, written, banner="x")
     assert document.lobes is document.outlines is None
     assert document.involvement == ()

@@ -116,7 +116,8 @@ def _deliveries_in_words(item: SeriesStatus, moment: Moment) -> str:
     if not item.deliveries:
         return "analysed; no destination is configured"
     parts = []
-    for delivery in item.deliveries:
+    # Where something is amiss comes first: a narrow column cuts the rest.
+    for delivery in sorted(item.deliveries, key=lambda one: not one.last_error):
         total = sum(delivery.states.values())
         sent = sum(delivery.states.get(state, 0) for state in _SENT)
         words = f"{delivery.destination}: {sent} of {total} objects sent"

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.padding import Padding
 from rich.text import Text
 
 from dicom_node.audit import Auditor
@@ -87,7 +87,8 @@ def _tell(
         series = [{**dataclasses.asdict(item), "words": in_words(item, moment)} for item in found]
         paper.file.write(json_text({"counts": counts, "series": series}) + "\n")
     elif found:
-        paper.print(_table(found, moment))
+        for item in found:
+            _print(item, moment, paper)
     elif any(asked.values()):
         paper.print("No such series has arrived here.")
     else:
@@ -184,26 +185,27 @@ def purge(
         )
 
 
-def _table(found: list[SeriesStatus], moment: Moment) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("last image", "accession", "series", "images", "state", "predicted"):
-        table.add_column(heading, overflow="fold")
-    for item in found:
-        images = f"{item.received}" + (f"/{item.expected}" if item.expected else "")
-        words = in_words(item, moment)
-        if item.rule not in ("", DEFAULT_RULE.name) and item.state == "selected":
-            words += f"\n(rule {item.rule})"
-        if item.closing_reason and item.state == "selected":
-            words += f"\n(complete because {ClosingReason(item.closing_reason).text})"
-        table.add_row(
-            time.strftime("%m-%d %H:%M:%S", time.localtime(item.last_arrival_at)),
-            Text(item.accession_number or "-"),
-            Text(item.description or item.series_instance_uid),
-            images,
-            Text(words),
-            Text(_predicted(item.result)),
-        )
-    return table
+def _print(item: SeriesStatus, moment: Moment, paper: Console) -> None:
+    """Print what a series is in one line, and below it where it is, over the whole width."""
+    images = f"{item.received}" + (f" of {item.expected}" if item.expected else "")
+    head = Text(time.strftime("%m-%d %H:%M:%S", time.localtime(item.last_arrival_at)), "dim")
+    for part, style in (
+        (item.accession_number or "-", "bold"),
+        (item.description or item.series_instance_uid, ""),
+        (f"{images} images", ""),
+        (_predicted(item.result), "bold"),
+    ):
+        if part:
+            head.append("  ").append(part, style)
+    paper.print(head)
+    below = [in_words(item, moment)]
+    if item.state == "selected":
+        if item.rule not in ("", DEFAULT_RULE.name):
+            below.append(f"rule {item.rule}")
+        if item.closing_reason:
+            below.append(f"complete because {ClosingReason(item.closing_reason).text}")
+    for number, words in enumerate(below):
+        paper.print(Padding(Text(words, "dim" if number else ""), (0, 0, 0, 4)))
 
 
 def _predicted(result: dict[str, Any] | None) -> str:

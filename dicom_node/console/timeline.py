@@ -68,7 +68,8 @@ def _steps(record: SeriesRecord, moment: Moment) -> Iterator[Step]:
         yield Step("Late images", revision.opened_at, words, "wait")
     images = f"{revision.instance_count} images"
     if status.expected is not None:
-        images += f", the source states {status.expected}"
+        stated = f"states {status.expected}" if status.expected else "does not hold the series"
+        images += f", the source {stated}"
     if revision.closed_at is None:
         yield Step("Receiving", None, f"{images}; {status.waiting_for or 'more may come'}", "busy")
         yield from _ahead(record, moment)

@@ -92,6 +92,10 @@ class LedgerGone(LedgerError):
     """The file of the database was removed or replaced under the running node."""
 
 
+class LedgerMissing(LedgerError):
+    """There is no ledger where one has acknowledged images."""
+
+
 class SchemaMismatch(LedgerError):
     """The database schema does not belong to this version of the software."""
 

@@ -117,6 +117,13 @@ class Spool:
         """Whether anything was ever received here."""
         return self._instances.is_dir() and self._incoming.is_dir()
 
+    def holds_images(self) -> bool:
+        """Whether any instance is kept here."""
+        try:
+            return any(entry.is_file() for entry in self._instances.glob("*/*"))
+        except FileNotFoundError:
+            return False
+
     def remove_leftovers(self) -> None:
         """Remove what crashes left in ``incoming``."""
         # Another listener may be receiving into the same directory: only what nobody can be

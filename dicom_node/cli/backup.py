@@ -21,7 +21,7 @@ from dicom_node.cli.terminal import (
     settings_source,
 )
 from dicom_node.errors import ConfigurationError
-from dicom_node.ledger import open_ledger
+from dicom_node.node_ledger import open_node_ledger
 from dicom_node.settings import find_config, load_settings
 
 __all__ = ["register"]
@@ -48,7 +48,7 @@ def backup(
     """
     source = settings_source(config)
     settings = source()
-    with open_ledger(settings.ledger_url) as ledger, progress_bar(json) as progress:
+    with open_node_ledger(settings) as ledger, progress_bar(json) as progress:
         saved = save(
             settings, ledger, folder, document=source.path, images=images, progress=progress
         )

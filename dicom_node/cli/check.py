@@ -21,7 +21,7 @@ from dicom_node.cli.terminal import (
     settings_source,
 )
 from dicom_node.errors import NodeError
-from dicom_node.ledger import open_ledger
+from dicom_node.node_ledger import open_node_ledger
 from dicom_node.settings import NodeSettings, Peer
 
 __all__ = ["Finding", "certificates", "look_at", "register"]
@@ -107,7 +107,7 @@ def _state_directory(settings: NodeSettings) -> Iterator[Finding]:
 
 
 def _ledger(settings: NodeSettings) -> Iterator[Finding]:
-    with open_ledger(settings.ledger_url) as ledger:
+    with open_node_ledger(settings) as ledger:
         counts = ledger.worklist.counts()
     kind = "SQLite" if settings.ledger_url.startswith("sqlite") else "PostgreSQL"
     yield Finding("ledger", True, f"{kind}, {sum(counts.revisions.values())} series revisions")

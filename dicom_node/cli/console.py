@@ -13,8 +13,9 @@ from dicom_node.audit import Auditor
 from dicom_node.cli.orphan import end_with_parent
 from dicom_node.cli.terminal import ConfigOption, JsonOption, err, out, print_json, settings_source
 from dicom_node.errors import ConfigurationError
-from dicom_node.ledger import Ledger, open_ledger
+from dicom_node.ledger import Ledger
 from dicom_node.ledger.console_users import ConsoleRole, ConsoleUsers
+from dicom_node.node_ledger import open_node_ledger
 from dicom_node.settings import NodeSettings
 
 __all__ = ["app", "register"]
@@ -182,7 +183,7 @@ def _new_password() -> str:
 
 
 def _ledger(settings: NodeSettings) -> Ledger:
-    return open_ledger(settings.ledger_url)
+    return open_node_ledger(settings)
 
 
 def _record(settings: NodeSettings, words: str) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from dicom_node.cli.orphan import end_with_parent
 from dicom_node.cli.terminal import ConfigOption, settings_source
-from dicom_node.ledger import open_ledger
+from dicom_node.node_ledger import open_node_ledger
 
 __all__ = ["register"]
 
@@ -32,7 +32,7 @@ def metrics(
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with open_ledger(source().ledger_url) as ledger:
+    with open_node_ledger(source()) as ledger:
         serve_metrics(source, ledger, stop, host=host, port=port)
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dicom_node.cli.terminal import ConfigOption, JsonOption, out, print_json, settings_source
-from dicom_node.ledger import open_ledger
+from dicom_node.node_ledger import open_node_ledger
 from dicom_node.rule_trial import Trial, try_rules
 from dicom_node.selection.rules import action_in_words, conditions_in_words
 
@@ -52,7 +52,7 @@ def try_on(
     Nothing is changed. Try rules before they are in force: m3lung rules test --config draft.toml
     """
     settings = settings_source(config)()
-    with open_ledger(settings.ledger_url) as ledger:
+    with open_node_ledger(settings) as ledger:
         trials = try_rules(ledger, settings, last)
     if json:
         counted = Counter(trial.judgement.rule.name for trial in trials)

@@ -11,7 +11,8 @@ import typer
 from dicom_node.audit import Auditor
 from dicom_node.cli.orphan import end_with_parent
 from dicom_node.cli.terminal import ConfigOption, settings_source
-from dicom_node.ledger import Ledger, open_ledger
+from dicom_node.ledger import Ledger
+from dicom_node.node_ledger import open_node_ledger
 from dicom_node.pulse import Pulse
 from dicom_node.settings import NodeSettings
 
@@ -26,7 +27,7 @@ def _stop_on_signals() -> threading.Event:
 
 
 def _open(settings: NodeSettings) -> Ledger:
-    return open_ledger(settings.ledger_url, supersede=settings.completion.supersede)
+    return open_node_ledger(settings)
 
 
 def listen(

@@ -17,8 +17,8 @@ import typer
 from dicom_node.cli.orphan import PARENT_VARIABLE
 from dicom_node.cli.terminal import ConfigOption, err, settings_source
 from dicom_node.errors import ConfigurationError
-from dicom_node.ledger import open_ledger
 from dicom_node.logs import get_logger
+from dicom_node.node_ledger import open_node_ledger
 from dicom_node.settings import NodeSettings
 
 __all__ = ["Supervisor", "register"]
@@ -122,7 +122,7 @@ def _prepare(settings: NodeSettings) -> None:
         settings.root.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise ConfigurationError(f"state_dir: {settings.root}: {error.strerror}") from error
-    open_ledger(settings.ledger_url).close()
+    open_node_ledger(settings).close()
 
 
 def _greet(settings: NodeSettings, config: Path | None) -> None:

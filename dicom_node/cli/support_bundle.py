@@ -24,7 +24,6 @@ from dicom_node.audit import Auditor, records, verify
 from dicom_node.cli.check import look_at
 from dicom_node.cli.terminal import ConfigOption, out, settings_source
 from dicom_node.errors import ConfigurationError, NodeError
-from dicom_node.ledger import open_ledger
 from dicom_node.ledger.journal import (
     deliveries_by_status,
     patient_words,
@@ -32,6 +31,7 @@ from dicom_node.ledger.journal import (
     row_counts,
 )
 from dicom_node.logs import pseudonym
+from dicom_node.node_ledger import open_node_ledger
 from dicom_node.settings import NodeSettings
 
 __all__ = ["register"]
@@ -100,7 +100,7 @@ class _Scrub:
     def __init__(self, settings: NodeSettings) -> None:
         self.removed = 0
         try:
-            with open_ledger(settings.ledger_url) as ledger:
+            with open_node_ledger(settings) as ledger:
                 words = patient_words(ledger.database)
         except _FAILURES:
             words = set()
@@ -187,7 +187,7 @@ def _check(settings: NodeSettings) -> list[dict[str, Any]]:
 
 
 def _ledger(settings: NodeSettings) -> dict[str, Any]:
-    with open_ledger(settings.ledger_url) as ledger:
+    with open_node_ledger(settings) as ledger:
         return {
             "rows": row_counts(ledger.database),
             "states": asdict(ledger.worklist.counts()),
@@ -197,7 +197,7 @@ def _ledger(settings: NodeSettings) -> dict[str, Any]:
 
 def _events(settings: NodeSettings) -> Iterator[dict[str, Any]]:
     try:
-        with open_ledger(settings.ledger_url) as ledger:
+        with open_node_ledger(settings) as ledger:
             found = recent_events(ledger.database, _EVENTS)
     except _FAILURES as error:
         yield {"error": _in_words(error)}

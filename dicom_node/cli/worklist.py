@@ -26,8 +26,9 @@ from dicom_node.cli.terminal import (
 )
 from dicom_node.completion import ClosingReason
 from dicom_node.errors import ConfigurationError
-from dicom_node.ledger import Ledger, open_ledger
+from dicom_node.ledger import Ledger
 from dicom_node.ledger.worklist import SeriesStatus
+from dicom_node.node_ledger import open_node_ledger
 from dicom_node.settings import DEFAULT_RULE, NodeSettings
 from dicom_node.status_words import Moment, in_words, right_now
 
@@ -218,7 +219,7 @@ def _predicted(result: dict[str, Any] | None) -> str:
 
 
 def _ledger(config: Any) -> Ledger:
-    return open_ledger(settings_source(config)().ledger_url)
+    return open_node_ledger(settings_source(config)())
 
 
 def register(app: typer.Typer) -> None:

@@ -16,6 +16,7 @@ from dicom_node.console.access import VIEWER
 from dicom_node.console.context import console_of
 from dicom_node.console.node_state import Disk, Model, node_state
 from dicom_node.ledger.listing import Cursor, Page, SeriesStage, WorklistRow
+from dicom_node.ledger.presence import RunningProcess
 from dicom_node.ledger.series_record import (
     DeliveryRecord,
     JournalLine,
@@ -101,6 +102,7 @@ class SystemState(_Answer):
     version: str
     ae_title: str
     counts: NodeCounts
+    processes: list[RunningProcess]
     signs: SignsOfLife
     disk: Disk
     model: Model

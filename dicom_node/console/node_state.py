@@ -10,6 +10,7 @@ from typing import Any
 
 from dicom_node import __version__
 from dicom_node.ledger import Ledger
+from dicom_node.ledger.presence import RunningProcess
 from dicom_node.ledger.signs_of_life import SignsOfLife, signs_of_life
 from dicom_node.ledger.worklist import NodeCounts
 from dicom_node.settings import NodeSettings
@@ -54,9 +55,14 @@ class NodeState:
     version: str
     ae_title: str
     counts: NodeCounts
+    processes: list[RunningProcess]
     signs: SignsOfLife
     disk: Disk
     model: Model
+
+    def of_part(self, part: str) -> list[RunningProcess]:
+        """Return the running processes of one part, such as ``work``."""
+        return [process for process in self.processes if process.part == part]
 
 
 def node_state(settings: NodeSettings, ledger: Ledger) -> NodeState:
@@ -65,6 +71,7 @@ def node_state(settings: NodeSettings, ledger: Ledger) -> NodeState:
         version=__version__,
         ae_title=settings.ae_title,
         counts=ledger.worklist.counts(unfinished_only=True),
+        processes=ledger.presence.running(),
         signs=signs_of_life(ledger.database),
         disk=_disk(settings),
         model=_model(settings),

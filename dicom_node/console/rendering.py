@@ -21,6 +21,7 @@ from dicom_node.console.access import csrf_token, keep_browser_token, visitor_of
 from dicom_node.console.context import console_of
 from dicom_node.console.reading import predicted
 from dicom_node.console.words import (
+    PART_WORDS,
     stage_words,
     state_tone,
     state_words,
@@ -50,6 +51,7 @@ def make_templates(base: str) -> Environment:
         version=__version__,
         asset=lambda name: f"{base}/static/{name}?v={_digest(name)}",
         now=time.time,
+        part_words=PART_WORDS,
     )
     environment.filters.update(
         moment=moment,

@@ -13,8 +13,8 @@ import uvicorn
 from dicom_node.audit import Auditor
 from dicom_node.console.app import make_app
 from dicom_node.errors import ConfigurationError
-from dicom_node.ledger import open_ledger
 from dicom_node.logs import get_logger
+from dicom_node.node_ledger import open_node_ledger
 from dicom_node.settings import SettingsSource
 
 __all__ = ["run_console"]
@@ -42,7 +42,7 @@ def run_console(source: SettingsSource) -> None:
     auditor = Auditor(settings, "console")
     with (
         _listening(settings.console.host, settings.console.port) as port,
-        open_ledger(settings.ledger_url) as ledger,
+        open_node_ledger(settings) as ledger,
         auditor.running(),
         _announced(settings.root / "console.port", port.getsockname()[1]),
     ):

@@ -27,6 +27,12 @@ _DELIVERIES = {
     DeliveryState.QUARANTINED: ("quarantined: cannot be sent", "bad"),
     DeliveryState.EXPIRED: ("expired: tried for too long", "bad"),
 }
+PART_WORDS = {
+    "listen": "Listener",
+    "reconcile": "Reconciler",
+    "work": "Analysis worker",
+    "deliver": "Delivery worker",
+}
 KIND_WORDS = {
     "report": "Structured report",
     "summary": "Summary page",

@@ -148,8 +148,14 @@ def open_ledger(
     *,
     supersede: SupersedePolicy = SupersedePolicy.ALWAYS,
     clock: Callable[[], float] = time.time,
+    before_making: Callable[[], None] = lambda: None,
 ) -> Ledger:
     """Open the ledger at `url` and bring its schema up to date.
+
+    Parameters
+    ----------
+    before_making : callable
+        Called where there is no ledger yet; what it raises comes out, and none is made.
 
     Raises
     ------
@@ -158,7 +164,7 @@ def open_ledger(
     """
     database = Database(url, clock)
     try:
-        database.migrate()
+        database.migrate(before_making)
     except LedgerError:
         database.close()
         raise

@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.errors import LedgerError, LedgerGone
 from dicom_node.ledger import tables
-from dicom_node.ledger.schema import bring_up_to_date, is_current
+from dicom_node.ledger.schema import bring_up_to_date, is_current, is_new
 
 __all__ = ["Database", "inserted_id", "rows_changed"]
 
@@ -115,8 +115,13 @@ class Database:
         """Seconds since the epoch, UTC."""
         return self.clock()
 
-    def migrate(self) -> None:
+    def migrate(self, before_making: Callable[[], None] = lambda: None) -> None:
         """Bring the schema to this software's version; safe to call from many processes at once.
+
+        Parameters
+        ----------
+        before_making : callable
+            Called before the schema is made where there is none; it may raise.
 
         Raises
         ------
@@ -126,19 +131,24 @@ class Database:
             The database cannot be reached.
         """
         try:
-            with self._one_migration_at_a_time() as connection:
+            with self._one_migration_at_a_time(before_making) as connection:
                 if not is_current(connection):
+                    if is_new(connection):
+                        before_making()
                     bring_up_to_date(connection)
         except (OSError, SQLAlchemyError) as error:
             raise LedgerError(f"the ledger cannot be opened: {error}") from error
 
     @contextlib.contextmanager
-    def _one_migration_at_a_time(self) -> Iterator[sa.Connection]:
+    def _one_migration_at_a_time(
+        self, before_making: Callable[[], None]
+    ) -> Iterator[sa.Connection]:
         if self.is_sqlite:
             # The kernel drops a flock when its process ends, however it ends.
             with self._sqlite_file.with_suffix(".lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 if not self._sqlite_file.exists():
+                    before_making()  # not even an empty file, if it raises
                     self._sqlite_file.touch(mode=0o600)
                 with self.write() as connection:
                     yield connection

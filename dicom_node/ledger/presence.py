@@ -13,7 +13,10 @@ from dicom_node.ledger.database import Database, rows_changed
 from dicom_node.ledger.leases import this_owner
 from dicom_node.ledger.tallies import Counts, add_counts
 
-__all__ = ["Presence", "RunningProcess"]
+__all__ = ["SILENT_AFTER_S", "Presence", "RunningProcess"]
+
+SILENT_AFTER_S = 45.0
+"""A process that was not heard of for so long does not run."""
 
 _FORGOTTEN_AFTER_S = 86400.0
 
@@ -84,6 +87,11 @@ class Presence:
             sa.select(t.processes).where(p.beat_at >= now - within_s).order_by(p.part, p.started_at)
         )
         return [RunningProcess(**row._asdict()) for row in rows]
+
+    def running(self) -> list[RunningProcess]:
+        """Return the processes that run, by their own word."""
+        with self._database.read() as connection:
+            return self.heard_of(connection, SILENT_AFTER_S)
 
     def listeners(self, within_s: float) -> list[RunningProcess]:
         """Return the listeners that were heard of during the last `within_s` seconds."""

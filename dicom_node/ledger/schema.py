@@ -16,7 +16,7 @@ from dicom_node.errors import SchemaMismatch
 if TYPE_CHECKING:
     from alembic.config import Config
 
-__all__ = ["HEAD", "alembic_config", "bring_up_to_date", "is_current"]
+__all__ = ["HEAD", "alembic_config", "bring_up_to_date", "is_current", "is_new"]
 
 HEAD = "0014"
 """The newest of ``migrations/versions``; a test compares the two."""
@@ -24,10 +24,15 @@ HEAD = "0014"
 
 def is_current(connection: sa.Connection) -> bool:
     """Whether the database has this software's schema."""
-    if not sa.inspect(connection).has_table("alembic_version"):
+    if is_new(connection):
         return False
     found = connection.scalars(sa.text("SELECT version_num FROM alembic_version")).all()
     return found == [HEAD]
+
+
+def is_new(connection: sa.Connection) -> bool:
+    """Whether the database has no ledger at all."""
+    return not sa.inspect(connection).has_table("alembic_version")
 
 
 def bring_up_to_date(connection: sa.Connection) -> None:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from dicom_node.audit import Auditor
 from dicom_node.errors import NodeError
-from dicom_node.ledger import open_ledger
 from dicom_node.listener.server import AssociationServer, bind
 from dicom_node.listener.storage import Storage
 from dicom_node.listener.supervisor import Supervisor
 from dicom_node.logs import get_logger
+from dicom_node.node_ledger import open_node_ledger
 from dicom_node.pulse import Pulse
 from dicom_node.reception.admission import Admission, Visitor
 from dicom_node.reception.caller import Caller
@@ -73,7 +73,7 @@ def run_listener(
     settings = settings_source()
     try:
         # Schema and directories once, before anybody forks; errors come out where they are seen.
-        open_ledger(settings.ledger_url).close()
+        open_node_ledger(settings).close()
         _spool(settings).prepare()
         if settings.tls.enabled:
             ServerContexts(settings.tls)  # raises what is wrong with the files
@@ -163,7 +163,7 @@ def _serve(
 ) -> int:
     settings = settings_source()
     spool = _spool(settings)
-    with open_ledger(settings.ledger_url, supersede=settings.completion.supersede) as ledger:
+    with open_node_ledger(settings) as ledger:
         pulse = Pulse(ledger, "listen")
         storage = Storage(
             spool,

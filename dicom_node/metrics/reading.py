@@ -18,13 +18,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from dicom_node.errors import LedgerError
 from dicom_node.ledger import Ledger, RunningProcess, queue, tables
 from dicom_node.ledger.outbox import MessageState
+from dicom_node.ledger.presence import SILENT_AFTER_S
 from dicom_node.ledger.shipments import BreakerRow
 from dicom_node.ledger.states import AnalysisState, DeliveryState, RevisionState
 from dicom_node.metrics.totals import Totals
 
 __all__ = ["Reader", "Reading", "Waiting"]
 
-_HEARD_OF_S = 45.0  # a process that was silent for so long does not run
 _REMEMBERED_S = 2 * 86400.0
 _PATIENCE = 10.0  # times what a look takes: looks cost a tenth of the time at most
 _OPEN_ANALYSES = (AnalysisState.WAITING, AnalysisState.RUNNING, AnalysisState.QUARANTINED)
@@ -154,7 +154,7 @@ class Reader:
                     BreakerRow(**row._asdict())
                     for row in connection.execute(sa.select(tables.breakers))
                 ),
-                processes=tuple(self._ledger.presence.heard_of(connection, _HEARD_OF_S)),
+                processes=tuple(self._ledger.presence.heard_of(connection, SILENT_AFTER_S)),
                 messages=_messages(connection, now),
                 last_image_at=connection.scalar(
                     sa.select(sa.func.max(tables.series.c.last_arrival_at))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
-from support.console_node import Filled, ServedConsole
+from dicom_node.ledger.console_users import ConsoleRole
+from dicom_node.ledger.presence import SILENT_AFTER_S
+from support.console_node import ConsoleNode, Filled, ServedConsole
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +59,23 @@ def test_a_series_and_the_system(filled: Filled, program: httpx.Client) -> None:
     assert system["counts"]["analyses"]["quarantined"] == 1
     assert system["ae_title"] == "M3LUNG"
     assert system["disk"]["total_bytes"] > 0
+    assert system["processes"] == []
+
+
+def test_the_system_names_the_processes_that_run(tmp_path: Path) -> None:
+    node = ConsoleNode(tmp_path)
+    node.user("vera", ConsoleRole.VIEWER)
+    node.ledger.presence.beat("work", started_at=node.now - 60.0, turned_at=None, counts={})
+    with ServedConsole(node) as served, served.log_in("vera") as client:
+        for path, missing in (("/system", 3), ("/api/v1/system", None)):
+            answer = client.get(path)
+            assert socket.gethostname()[:64] in answer.text
+            if missing is not None:
+                assert answer.text.count('<span class="badge bad">none</span>') == missing
+        node.now += SILENT_AFTER_S + 1.0
+        assert client.get("/api/v1/system").json()["processes"] == []
+        assert client.get("/system").text.count('<span class="badge bad">none</span>') == 4
+    node.ledger.close()
 
 
 def test_the_schema_describes_what_is_answered(program: httpx.Client) -> None:

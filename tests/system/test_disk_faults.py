@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -18,7 +19,10 @@ import sqlalchemy as sa
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian
 
+from dicom_node.errors import LedgerMissing
 from dicom_node.ledger import open_ledger
+from dicom_node.node_ledger import open_node_ledger
+from dicom_node.settings import NodeSettings
 from dicom_node.spool import content_digest
 from inference.decoder_pool import DecoderPool
 from inference.errors import DiskFailed
@@ -203,6 +207,50 @@ def test_a_ledger_taken_away_is_never_success(listening: ListeningNode, tmp_path
     listening.kill()
     listening.start()
     told.assert_kept()
+
+
+def test_no_empty_ledger_is_made_beside_acknowledged_images(
+    listening: ListeningNode, tmp_path: Path
+) -> None:
+    """A disk that is not mounted at the start: images would be taken, and the old ones disowned."""
+    listening.start()
+    told = Told(listening)
+    with listening.sender() as sender:
+        assert told.store(sender)[0] == SUCCESS
+    listening.stop()
+    ledger = listening.state / "ledger.sqlite3"
+    ledger.rename(tmp_path / "ledger")
+    for verb in ("listen", "reconcile", "serve", "status"):
+        done = subprocess.run(
+            [sys.executable, "-m", "dicom_node", verb, "--config", str(listening.config)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == 1, verb
+        assert "the spool holds images that were acknowledged" in " ".join(done.stderr.split())
+        assert "Traceback" not in done.stderr
+        assert not ledger.exists(), verb
+    (tmp_path / "ledger").rename(ledger)
+    listening.start()
+    told.assert_kept()
+
+
+def test_an_empty_database_is_not_taken_for_the_ledger_of_a_full_spool(
+    postgresql_url: str, tmp_path: Path
+) -> None:
+    settings = NodeSettings(state_dir=tmp_path, ledger={"url": postgresql_url})
+    folder = settings.spool_dir / "instances" / "00"
+    folder.mkdir(parents=True)
+    image = folder / f"{'0' * 64}.dcm"
+    image.touch()
+    with pytest.raises(LedgerMissing, match="acknowledged"):
+        open_node_ledger(settings)
+    image.unlink()
+    open_node_ledger(settings).close()  # the first start
+    image.touch()
+    open_node_ledger(settings).close()
 
 
 @pytest.mark.slow

@@ -131,7 +131,9 @@ class Database:
             The database cannot be reached.
         """
         try:
-            with self._one_migration_at_a_time(before_making) as connection:
+            if self.is_sqlite and not self._sqlite_file.exists():
+                before_making()  # not even an empty file, if it raises
+            with self._one_migration_at_a_time() as connection:
                 if not is_current(connection):
                     if is_new(connection):
                         before_making()
@@ -140,15 +142,12 @@ class Database:
             raise LedgerError(f"the ledger cannot be opened: {error}") from error
 
     @contextlib.contextmanager
-    def _one_migration_at_a_time(
-        self, before_making: Callable[[], None]
-    ) -> Iterator[sa.Connection]:
+    def _one_migration_at_a_time(self) -> Iterator[sa.Connection]:
         if self.is_sqlite:
             # The kernel drops a flock when its process ends, however it ends.
             with self._sqlite_file.with_suffix(".lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 if not self._sqlite_file.exists():
-                    before_making()  # not even an empty file, if it raises
                     self._sqlite_file.touch(mode=0o600)
                 with self.write() as connection:
                     yield connection

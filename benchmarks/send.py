@@ -2,9 +2,10 @@
 
 ``python benchmarks/send.py [--objects 150] [--size 512] [--repeat 3]``
 
-Writes RGB Secondary Captures of 512 × 512 and sends them over one association to Orthanc as
-shipped, each run into an empty store. Prints objects/s and MB/s; the fastest of ``--repeat`` runs
-counts. ``--compress none lossless jpeg`` shows what transcoding costs.
+Writes RGB Secondary Captures of 512 × 512 and sends them to Orthanc as shipped, each run into an
+empty store: over one association, and this node over several at once as well. Prints objects/s
+and MB/s; the fastest of ``--repeat`` runs counts. ``--compress none lossless jpeg`` shows what
+transcoding costs.
 """
 
 from __future__ import annotations
@@ -118,12 +119,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def send_by_node(paths: list[Path], port: int, compress: Any) -> None:
+def send_by_node(paths: list[Path], port: int, compress: Any, associations: int = 1) -> None:
     shipment = [
         PendingDelivery(index, "overlay", (_candidate(index, path),))
         for index, path in enumerate(paths)
     ]
-    peer = Peer(name="pacs", ae_title=_TITLE, port=port, compress=compress)
+    peer = Peer(
+        name="pacs", ae_title=_TITLE, port=port, compress=compress, associations=associations
+    )
     shipped = ship(shipment, peer, Sender("M3LUNG"), choose=lambda *_: None, record=lambda *_: None)
     assert shipped.counts == {DeliveryEvent.ACCEPTED: len(paths)}, shipped
 
@@ -181,6 +184,7 @@ def main() -> None:
     parser.add_argument(
         "--compress", nargs="*", default=["none"], choices=["none", "lossless", "jpeg"]
     )
+    parser.add_argument("--associations", type=int, nargs="*", default=[2, 4], help="at once")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     senders: dict[str, Callable[[list[Path], int], None]] = {
@@ -188,6 +192,14 @@ def main() -> None:
             lambda paths, port, compress=compress: send_by_node(paths, port, compress)
         )
         for compress in options.compress
+    }
+    senders |= {
+        f"m3lung, {number} associations": (
+            lambda paths, port, number=number: send_by_node(
+                paths, port, options.compress[0], number
+            )
+        )
+        for number in options.associations
     }
     senders["pynetdicom, as shipped"] = send_by_pynetdicom
     if shutil.which("dcmsend"):
@@ -198,9 +210,7 @@ def main() -> None:
         for index, path in enumerate(paths):
             _candidate(index, path)
         results = {name: measure(send, paths, options.repeat) for name, send in senders.items()}
-    figures = Figures(
-        f"send: {options.objects} objects, {megabytes:.0f} MB, 1 association, Orthanc as shipped"
-    )
+    figures = Figures(f"send: {options.objects} objects, {megabytes:.0f} MB, Orthanc as shipped")
     stock = results["pynetdicom, as shipped"]
     for name, seconds in results.items():
         figures.rows.append(
@@ -210,6 +220,15 @@ def main() -> None:
     ours = results[f"m3lung, compress = {options.compress[0]}"]
     figures.ratios = [
         Ratio("send: to a default peer", options.objects / ours, 200.0, "objects/s"),
+        *(
+            Ratio(
+                f"send: … over {number} associations",
+                options.objects / results[f"m3lung, {number} associations"],
+                200.0,
+                "objects/s",
+            )
+            for number in options.associations
+        ),
         Ratio("send: by stock pynetdicom", stock / ours, 5.0),
     ]
     if "dcmsend, as shipped" in results:

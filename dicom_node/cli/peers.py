@@ -102,6 +102,12 @@ def add(
         Literal["none", "c-find", "qido"],
         typer.Option(help="Whether a destination is asked by C-FIND or QIDO-RS what it holds."),
     ] = "none",
+    associations: Annotated[
+        int,
+        typer.Option(
+            min=1, max=8, help="Associations to a destination at once; it may grant fewer."
+        ),
+    ] = 1,
     address: Annotated[
         list[str] | None,
         typer.Option(help="Address or network it may call from (repeat it). Default: any."),
@@ -151,6 +157,7 @@ def add(
                 "compress": compress,
                 "commitment": commitment,
                 "verify": verify,
+                "associations": associations,
                 "addresses": tuple(address or ()),
                 "quiet_hours": tuple(quiet_hours or ()),
                 "quiet_hours_let_urgent": let_urgent,

@@ -14,7 +14,7 @@ from dicom_node.settings import Peer, PeerRole
 
 __all__ = ["PeerForm"]
 
-_TEXTS = ("name", "ae_title", "host", "port", "stow_url", "certificate_name")
+_TEXTS = ("name", "ae_title", "host", "port", "stow_url", "associations", "certificate_name")
 _LISTS = ("addresses", "certificate_sha256", "quiet_hours")
 _CHOICES = ("compress", "commitment", "verify")
 _SWITCHES = ("enabled", "query", "tls", "quiet_hours_let_urgent")
@@ -73,6 +73,8 @@ class PeerForm:
         """Return the fields of a peer, not validated."""
         found: dict[str, Any] = {name: self[name].strip() for name in _TEXTS}
         found |= {name: self[name] for name in _CHOICES if self[name]}
+        if not found["associations"]:
+            del found["associations"]  # as many as by default
         for name in _LISTS:
             parts = (part.strip() for part in _BETWEEN.split(self[name]))
             found[name] = tuple(part for part in parts if part)
@@ -91,6 +93,9 @@ class PeerForm:
         port = self["port"].strip()
         if port and not port.isdecimal():
             found["port"] = "a port is a whole number from 1 to 65535"
+        associations = self["associations"].strip()
+        if associations and associations not in map(str, range(1, 9)):
+            found["associations"] = "a whole number from 1 to 8"
         if not any(self.has("roles", role) for role in PeerRole):
             found["roles"] = "choose at least one: a peer that may do nothing is better removed"
         elif self.has("roles", PeerRole.DESTINATION) and not any(

@@ -7,6 +7,7 @@ so that a process killed at any point re-sends nothing but what was not recorded
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,6 +104,7 @@ class Bookkeeping:
     def __init__(self, choose: Choose, record: Record) -> None:
         self._choose = choose
         self._record = record
+        self._guard = threading.Lock()  # associations at once share the books
         self.shipped = Shipped()
 
     def prepared(
@@ -140,16 +142,18 @@ class Bookkeeping:
         self, delivery: PendingDelivery, candidate: Candidate, refused: Candidate | None = None
     ) -> None:
         """Fix `candidate` as what this slot is sent as: the first, or in place of `refused`."""
-        if refused is not None:
-            self._choose(delivery.delivery_id, candidate.object_id, refused.object_id)
-        elif not candidate.chosen:
-            self._choose(delivery.delivery_id, candidate.object_id)
+        with self._guard:
+            if refused is not None:
+                self._choose(delivery.delivery_id, candidate.object_id, refused.object_id)
+            elif not candidate.chosen:
+                self._choose(delivery.delivery_id, candidate.object_id)
 
     def note(self, delivery: PendingDelivery, object_id: int | None, outcome: Outcome) -> None:
         """Record what a delivery came to."""
-        self._record(delivery.delivery_id, object_id, outcome)
-        counts = self.shipped.counts
-        counts[outcome.event] = counts.get(outcome.event, 0) + 1
+        with self._guard:
+            self._record(delivery.delivery_id, object_id, outcome)
+            counts = self.shipped.counts
+            counts[outcome.event] = counts.get(outcome.event, 0) + 1
 
     def give_back(self, rest: Sequence[Ready], error: DeliveryError) -> None:
         """Record for all of `rest` that `error` kept them from being sent."""

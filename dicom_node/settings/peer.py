@@ -133,6 +133,8 @@ class Peer(Section):
         Fingerprints of its certificate; two while it is being renewed.
     certificate_name : str
         Without fingerprint: the name its certificate has to carry; empty: its host.
+    associations : int
+        To a destination at once, for one shipment: 1 to 8. A peer that grants fewer gets fewer.
     quiet_hours : tuple of str
         Hours of the day, such as ``07:00-09:30``, in which a destination gets nothing; local time.
     quiet_hours_let_urgent : bool
@@ -155,6 +157,7 @@ class Peer(Section):
     tls: bool = False
     certificate_sha256: tuple[Fingerprint, ...] = ()
     certificate_name: str = ""
+    associations: Annotated[int, Field(ge=1, le=8)] = 1
     quiet_hours: tuple[DailyHours, ...] = ()
     quiet_hours_let_urgent: bool = False
 

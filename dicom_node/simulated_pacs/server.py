@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import struct
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -87,6 +88,7 @@ class SimulatedPacs:
         self._behaviour = behaviour or Behaviour()
         self._watch = watch
         self._associations = 0
+        self._counting = threading.Lock()
         self._aborted_in_object = False
         self._is_listening = True
         self.commitment = CommitmentScp(ae_title, self.holdings, self._behaviour, watch)
@@ -159,7 +161,8 @@ class SimulatedPacs:
     def _connected(self, event: Any) -> None:
         event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         rejection = self._behaviour.rejection
-        number, self._associations = self._associations, self._associations + 1
+        with self._counting:
+            number, self._associations = self._associations, self._associations + 1
         if rejection is None or number >= self._behaviour.reject_first:
             return
         association = event.assoc
@@ -202,15 +205,16 @@ class SimulatedPacs:
         return status
 
     def _stored(self, event: Any) -> int:
-        request = StoreRequest(
-            number=len(self.requests),
-            calling_ae_title=str(event.assoc.requestor.ae_title).strip(),
-            sop_class_uid=str(event.request.AffectedSOPClassUID),
-            sop_instance_uid=str(event.request.AffectedSOPInstanceUID),
-            transfer_syntax_uid=str(event.context.transfer_syntax),
-            abort=event.assoc.abort,
-        )
-        self.requests.append(request)
+        with self._counting:
+            request = StoreRequest(
+                number=len(self.requests),
+                calling_ae_title=str(event.assoc.requestor.ae_title).strip(),
+                sop_class_uid=str(event.request.AffectedSOPClassUID),
+                sop_instance_uid=str(event.request.AffectedSOPInstanceUID),
+                transfer_syntax_uid=str(event.context.transfer_syntax),
+                abort=event.assoc.abort,
+            )
+            self.requests.append(request)
         status = self._behaviour.answers(request)
         if status not in _KEPT_STATUSES:
             return status

@@ -22,7 +22,7 @@ __all__ = ["Hospital"]
 
 SLICES = 22
 SETTLE_S = 240.0
-_PEER = 'compress = "none"\ncommitment = "request"\nverify = "c-find"'
+_PEER = 'compress = "none"\ncommitment = "request"\nverify = "c-find"\nassociations = 3'
 # Reports get lost together with those who wait for them: asked again soon, and often.
 _SECTIONS = """
 [commitment]

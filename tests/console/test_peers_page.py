@@ -116,8 +116,12 @@ def test_a_peer_is_added_and_in_force_at_once(admin: httpx.Client, node: Console
     assert newest.change.words == "peer viewer added: VIEWER at 127.0.0.1:4243"
     assert "peer viewer added: VIEWER at 127.0.0.1:4243" in trail(node)
     assert "Network Configuration" in trail(node)
+    assert added.associations == 1
     listed = admin.get("/peers").text
     assert "overlay series, summary page" in listed
+    post(admin, "/peers/viewer/edit", **GOOD, associations="4")
+    assert peers(node)["viewer"].associations == 4
+    assert "4 at once" in admin.get("/peers/viewer/details").text
 
 
 @pytest.mark.parametrize(
@@ -157,6 +161,9 @@ def test_a_peer_is_added_and_in_force_at_once(admin: httpx.Client, node: Console
         ({"stow_url": "ftp://x"}, "stow_url", "https://"),
         ({"quiet_hours": "25:00-26:00"}, "quiet_hours", "hours of a day"),
         ({"compress": "zip"}, "compress", "none"),
+        ({"associations": "0"}, "associations", "from 1 to 8"),
+        ({"associations": "9"}, "associations", "from 1 to 8"),
+        ({"associations": "two"}, "associations", "from 1 to 8"),
     ],
 )
 def test_what_is_wrong_is_told_at_its_field(

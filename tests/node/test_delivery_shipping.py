@@ -33,7 +33,7 @@ from pydicom.uid import (
 from dicom_node.delivery.scu import Outcome
 from dicom_node.delivery.shipping import PendingDelivery, Shipped, ship
 from dicom_node.delivery.upper_layer import Association, Sender
-from dicom_node.errors import TransientDelivery
+from dicom_node.errors import LeaseLost, TransientDelivery
 from dicom_node.ledger.states import DeliveryEvent
 from dicom_node.settings import Peer
 from dicom_node.simulated_pacs import Behaviour, SimulatedPacs, StoreRequest
@@ -500,3 +500,93 @@ def test_killed_between_answer_and_record_ends_with_one_of_each(
     assert len(archive.requests) == 6  # only the one whose answer was not recorded went twice
     assert len(archive.holdings.repeats) == 1
     assert archive.holdings.conflicts == []
+
+
+# Several associations at once ------------------------------------------------------------------
+
+
+def at_once(least: int) -> tuple[Callable[[StoreRequest], int], threading.Barrier]:
+    """Answer the first objects when `least` of them are under way at the same time."""
+    together = threading.Barrier(least)
+
+    def answers(request: StoreRequest) -> int:
+        if request.number < least:
+            together.wait(timeout=30)
+        return 0x0000
+
+    return answers, together
+
+
+def test_several_associations_share_what_waits(tmp_path: Path, pacs: Start, desk: Desk) -> None:
+    answers, together = at_once(4)
+    archive = pacs(answers=answers)
+    shipment = overlays(tmp_path, 17)
+    shipped = desk.ship(shipment, peer_of(archive, associations=4))
+    assert not together.broken
+    assert shipped == Shipped({DeliveryEvent.ACCEPTED: 17})
+    assert archive.holdings.repeats == []
+    assert {request.sop_instance_uid for request in archive.requests} == {
+        delivery.candidates[0].sop_instance_uid for delivery in shipment
+    }
+
+
+def test_a_few_objects_are_worth_one_association(tmp_path: Path, pacs: Start, desk: Desk) -> None:
+    said: list[str] = []
+    with SimulatedPacs(tmp_path / "watched", watch=said.append) as archive:
+        desk.ship(overlays(tmp_path, 7), peer_of(archive, associations=4))
+    assert len(archive.holdings) == 7
+    assert sum("association" in line and "M3LUNG" in line for line in said) <= 2, said
+
+
+def test_where_fewer_are_granted_fewer_are_used(tmp_path: Path, pacs: Start, desk: Desk) -> None:
+    archive = pacs(rejection=(2, 3, 2), reject_first=3)  # local limit exceeded
+    shipped = desk.ship(overlays(tmp_path, 17), peer_of(archive, associations=4))
+    assert shipped == Shipped({DeliveryEvent.ACCEPTED: 17})
+    assert archive.holdings.repeats == []
+
+
+def test_where_none_is_granted_all_wait(tmp_path: Path, pacs: Start, desk: Desk) -> None:
+    archive = pacs(rejection=(2, 3, 2))
+    shipped = desk.ship(overlays(tmp_path, 17), peer_of(archive, associations=4))
+    assert shipped.counts == {DeliveryEvent.TRANSIENT: 17}
+    assert "limit" in shipped.peer_failure
+
+
+def test_a_full_pacs_is_hammered_by_none_of_them(tmp_path: Path, pacs: Start, desk: Desk) -> None:
+    archive = pacs(answers=answering(0xA700))
+    shipped = desk.ship(overlays(tmp_path, 40), peer_of(archive, associations=4))
+    assert desk.events() == ["transient"] * 40
+    assert len(archive.requests) <= 3 + 3  # those under way
+    assert "out of resources" in shipped.peer_failure
+
+
+def test_an_abort_of_one_costs_one_object(tmp_path: Path, pacs: Start, desk: Desk) -> None:
+    def answers(request: StoreRequest) -> int:
+        if request.number == 5:
+            request.abort()
+        return 0x0000
+
+    archive = pacs(answers=answers)
+    shipped = desk.ship(overlays(tmp_path, 20), peer_of(archive, associations=4))
+    assert shipped.counts == {DeliveryEvent.ACCEPTED: 19, DeliveryEvent.TRANSIENT: 1}
+
+
+def test_a_lost_lease_stops_them_all(tmp_path: Path, pacs: Start) -> None:
+    recorded: list[int] = []
+
+    def record(delivery_id: int, _object_id: int | None, _outcome: Outcome) -> None:
+        if len(recorded) == 5:
+            raise LeaseLost("another took it")
+        recorded.append(delivery_id)
+
+    archive = pacs()
+    with pytest.raises(LeaseLost):
+        ship(
+            overlays(tmp_path, 40),
+            peer_of(archive, associations=4),
+            SENDER,
+            choose=lambda *_: None,
+            record=record,
+        )
+    assert len(recorded) == len(set(recorded)) == 5
+    assert len(archive.requests) <= 5 + 4

@@ -37,7 +37,7 @@ from dicom_node.results.summary_figures import (
 from dicom_node.results.system_card import card_sentences, draw_systems, systems_height
 from inference.domain import CtVolume, Findings, Training
 
-__all__ = ["build_summary", "draw_head", "paint_summary"]
+__all__ = ["HEIGHT", "WIDTH", "build_summary", "draw_head", "paint_summary"]
 
 WIDTH, HEIGHT = 1080, 1476
 

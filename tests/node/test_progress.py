@@ -18,6 +18,7 @@ from dicom_node.results.progress import Progress, progress_of
 from dicom_node.results.progress_words import points_words, progress_sentences
 from dicom_node.results.result_json import analyzed
 from dicom_node.results.source import SourceSeries
+from dicom_node.results.summary import HEIGHT
 from dicom_node.results.writer import write_results
 from inference.domain import Findings, Lobe
 from support.made_findings import MODEL, made_findings, made_volume
@@ -314,10 +315,10 @@ def test_the_page_is_longer_by_the_card(case: Case, tmp_path: Path) -> None:
         case.write(tmp_path / name, before, case.plain)
         return int(dcmread(tmp_path / name / "summary.dcm").Rows)
 
-    assert rows("nobody", None) == 1440
-    line = rows("nothing", NOTHING) - 1440
+    assert rows("nobody", None) == HEIGHT
+    line = rows("nothing", NOTHING) - HEIGHT
     assert 15 <= line <= 30
-    assert rows("card", earlier(reading(case.then(percent=2.0)))) > 1440 + 100
+    assert rows("card", earlier(reading(case.then(percent=2.0)))) > HEIGHT + 100
 
 
 def test_the_document_holds_it(case: Case) -> None:

@@ -17,6 +17,7 @@ from dicom_node.results.context import Completeness, ResultContext, ResultOption
 from dicom_node.results.result_json import analyzed
 from dicom_node.results.source import SourceSeries
 from dicom_node.results.statements import percent_words, system_sentences
+from dicom_node.results.summary import HEIGHT, WIDTH
 from dicom_node.results.system_objects import system_of_slot
 from dicom_node.results.writer import write_results
 from dicom_node.settings import AnalysisSettings, NodeSettings
@@ -98,7 +99,7 @@ def test_without_the_systems_there_is_nothing_of_them(case: Case, tmp_path: Path
     names = {label(group) for group in groups(dcmread(tmp_path / "report-0.dcm"))}
     assert not any("lobe" in name or "score" in name for name in names)
     page = dcmread(tmp_path / "summary.dcm")
-    assert (page.Rows, page.Columns) == (1476, 1080)
+    assert (page.Rows, page.Columns) == (HEIGHT, WIDTH)
     document = analyzed(case.plain, case.source, CONTEXT, written, banner="x")
     assert document.lobes is document.outlines is None
     assert document.involvement == ()
@@ -208,7 +209,7 @@ def test_the_explanation_is_a_series_of_overlays(case: Case, folder: Path) -> No
 
 def test_the_page_is_longer_and_the_document_holds_everything(case: Case, folder: Path) -> None:
     page = dcmread(folder / "summary.dcm")
-    assert page.Rows > 1440
+    assert page.Rows > HEIGHT
     document = analyzed(case.findings, case.source, CONTEXT, (), banner="x")
     assert document.lobes.severe is True
     assert [item.lobe for item in document.lobes.lobes] == [lobe.key for lobe in Lobe]

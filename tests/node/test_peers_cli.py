@@ -94,7 +94,7 @@ def test_usage_errors_are_one_line_and_exit_2(pacs: SimulatedPacs, config: Path)
 def test_a_good_peer(pacs: SimulatedPacs, config: Path) -> None:
     add(pacs, config, "--query")
     code, found = steps(config)
-    assert code == 0
+    assert code == 0, found
     assert {name: step["result"] for name, step in found.items()} == {
         "name resolution": "ok",
         "TCP": "ok",

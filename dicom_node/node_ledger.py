@@ -28,7 +28,7 @@ def open_node_ledger(settings: NodeSettings) -> Ledger:
         if Spool(settings.spool_dir).holds_images():
             raise LedgerMissing(
                 "there is no ledger, and the spool holds images that were acknowledged: "
-                f"{settings.spool_dir}. Is a disk not mounted, or ledger_url another? Bring the "
+                f"{settings.spool_dir}. Is a disk not mounted, or ledger.url another? Bring the "
                 "ledger back (m3lung restore), or move that folder away to begin with nothing"
             )
 

@@ -13,7 +13,6 @@ from dicom_node.audit import Auditor
 from dicom_node.cli.orphan import end_with_parent
 from dicom_node.cli.terminal import ConfigOption, JsonOption, err, out, print_json, settings_source
 from dicom_node.errors import ConfigurationError
-from dicom_node.ledger import Ledger
 from dicom_node.ledger.console_users import ConsoleRole, ConsoleUsers
 from dicom_node.node_ledger import open_node_ledger
 from dicom_node.settings import NodeSettings
@@ -70,7 +69,7 @@ def add_user(
             "name: 1 to 64 printable characters, none of them a space at an end"
         )
     kept = "" if no_password else _new_password()
-    with _ledger(settings) as ledger:
+    with open_node_ledger(settings) as ledger:
         ConsoleUsers(ledger.database).add(name, role, kept)
     _record(settings, f"console user added: {name}, {role}")
     out.print(f"{name} may use the console as {role}.", markup=False, highlight=False)
@@ -80,7 +79,7 @@ def add_user(
 def password(name: _Name, config: ConfigOption = None) -> None:
     """Give a user a new password; all sessions of that user end."""
     settings = settings_source(config)()
-    with _ledger(settings) as ledger:
+    with open_node_ledger(settings) as ledger:
         users = ConsoleUsers(ledger.database)
         user = users.require(name)
         users.change(user, password_hash=_new_password())
@@ -100,7 +99,7 @@ def set_user(
     if role is None and enabled is None:
         raise ConfigurationError("say what: --role, --enable or --disable")
     settings = settings_source(config)()
-    with _ledger(settings) as ledger:
+    with open_node_ledger(settings) as ledger:
         users = ConsoleUsers(ledger.database)
         users.change(users.require(name), role=role, enabled=enabled)
     words = [f"role {role}"] if role else []
@@ -119,7 +118,7 @@ def token(
     It is printed once and kept nowhere: Authorization: Bearer TOKEN
     """
     settings = settings_source(config)()
-    with _ledger(settings) as ledger:
+    with open_node_ledger(settings) as ledger:
         users = ConsoleUsers(ledger.database)
         user = users.require(name)
         made = "" if revoke else users.new_token(user)
@@ -133,7 +132,7 @@ def token(
 @app.command()
 def users(json: JsonOption = False, config: ConfigOption = None) -> None:
     """List who may use the console."""
-    with _ledger(settings_source(config)()) as ledger:
+    with open_node_ledger(settings_source(config)()) as ledger:
         found = ConsoleUsers(ledger.database).all()
     if json:
         print_json(
@@ -180,10 +179,6 @@ def _new_password() -> str:
     else:
         first = sys.stdin.readline().rstrip("\r\n")
     return passwords.digest(first)
-
-
-def _ledger(settings: NodeSettings) -> Ledger:
-    return open_node_ledger(settings)
 
 
 def _record(settings: NodeSettings, words: str) -> None:

@@ -11,10 +11,8 @@ import typer
 from dicom_node.audit import Auditor
 from dicom_node.cli.orphan import end_with_parent
 from dicom_node.cli.terminal import ConfigOption, settings_source
-from dicom_node.ledger import Ledger
 from dicom_node.node_ledger import open_node_ledger
 from dicom_node.pulse import Pulse
-from dicom_node.settings import NodeSettings
 
 __all__ = ["register"]
 
@@ -24,10 +22,6 @@ def _stop_on_signals() -> threading.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     return stop
-
-
-def _open(settings: NodeSettings) -> Ledger:
-    return open_node_ledger(settings)
 
 
 def listen(
@@ -61,7 +55,7 @@ def reconcile(config: ConfigOption = None) -> None:
     end_with_parent()
     source = settings_source(config)
     stop = _stop_on_signals()
-    with Auditor(source(), "reconcile").running(), _open(source()) as ledger:
+    with Auditor(source(), "reconcile").running(), open_node_ledger(source()) as ledger:
         pulse = Pulse(ledger, "reconcile")
         chores = Chores(
             (Totals(ledger).fold, FOLD_INTERVAL_S),
@@ -92,7 +86,7 @@ def work(config: ConfigOption = None) -> None:
     settings = source()
     with (
         Auditor(settings, "work").running(),
-        _open(settings) as ledger,
+        open_node_ledger(settings) as ledger,
         start_decoders(settings) as pixels,
     ):
         app = make_app(settings)
@@ -117,7 +111,7 @@ def deliver(config: ConfigOption = None) -> None:
     source = settings_source(config)
     settings = source()
     auditor = Auditor(settings, "deliver")
-    with auditor.running(), _open(settings) as ledger:
+    with auditor.running(), open_node_ledger(settings) as ledger:
         app = make_app(settings)
         pulse = Pulse(ledger, "deliver")
         register_tasks(app, DeliveryWorker(source, ledger, auditor, pulse.tally))
